@@ -1,0 +1,165 @@
+package config
+
+import (
+	"encoding"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Size is a number of bytes, written "4MiB", "512KiB", "10MB" or plain "4096".
+type Size int64
+
+// Multiples of a byte.
+const (
+	KiB Size = 1 << 10
+	MiB Size = 1 << 20
+	GiB Size = 1 << 30
+)
+
+var sizeUnits = []struct {
+	name  string
+	bytes Size
+}{
+	{"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB},
+	{"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"kB", 1e3}, {"B", 1},
+}
+
+// ParseSize reads a size as it is written in the configuration.
+func ParseSize(text string) (Size, error) {
+	number, unit := strings.TrimSpace(text), Size(1)
+	for _, u := range sizeUnits {
+		if rest, ok := strings.CutSuffix(number, u.name); ok {
+			number, unit = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is not a size", text)
+	}
+	if n > math.MaxInt64/int64(unit) {
+		return 0, fmt.Errorf("size %q is too large", text)
+	}
+	return Size(n) * unit, nil
+}
+
+// String writes the size with the largest unit that divides it.
+func (s Size) String() string {
+	for _, u := range sizeUnits[:3] {
+		if s != 0 && s%u.bytes == 0 {
+			return strconv.FormatInt(int64(s/u.bytes), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// redacted stands for a secret wherever one would be printed.
+const redacted = "[redacted]"
+
+// Secret is a value that must not be seen. Every way of printing it (fmt, JSON,
+// YAML, slog) shows only whether it is set; Reveal is the one way to its text.
+type Secret struct{ text string }
+
+// NewSecret holds text as a secret.
+func NewSecret(text string) Secret { return Secret{text} }
+
+// Reveal returns the secret itself. Don't log it.
+func (s Secret) Reveal() string { return s.text }
+
+// IsZero says whether no secret is set.
+func (s Secret) IsZero() bool { return s.text == "" }
+
+func (s Secret) String() string {
+	if s.IsZero() {
+		return ""
+	}
+	return redacted
+}
+
+// Format hides the secret from every verb of fmt, %#v and %x included.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+
+// LogValue hides the secret from slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the secret from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// MarshalJSON hides the secret from JSON.
+func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
+
+// resolveSecret reads a secret as it is written in the configuration:
+// "env:NAME" and "file:PATH" point at it, anything else is the secret itself.
+// Its errors never repeat a literal secret.
+func resolveSecret(text string, getenv func(string) (string, bool)) (Secret, error) {
+	if name, ok := strings.CutPrefix(text, "env:"); ok {
+		value, set := getenv(name)
+		if !set || value == "" {
+			return Secret{}, fmt.Errorf("the environment variable %s is not set", name)
+		}
+		return Secret{value}, nil
+	}
+	if path, ok := strings.CutPrefix(text, "file:"); ok {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return Secret{}, err
+		}
+		return Secret{strings.TrimRight(string(data), "\r\n")}, nil
+	}
+	return Secret{text}, nil
+}
+
+// URL is an address that may hold a password, which no way of printing shows;
+// Reveal is the one way to the whole text.
+type URL struct{ text string }
+
+// NewURL holds text as an address.
+func NewURL(text string) URL { return URL{text} }
+
+// Reveal returns the address with its password.
+func (u URL) Reveal() string { return u.text }
+
+// IsZero says whether no address is set.
+func (u URL) IsZero() bool { return u.text == "" }
+
+// String is the address without its password or its query, which may hold one too.
+func (u URL) String() string {
+	if u.text == "" {
+		return ""
+	}
+	scheme, rest, ok := strings.Cut(u.text, "://")
+	if !ok {
+		return redacted
+	}
+	rest, _, _ = strings.Cut(rest, "?")
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		user, _, _ := strings.Cut(rest[:at], ":")
+		if _, err := url.PathUnescape(user); err != nil {
+			user = ""
+		}
+		rest = user + ":" + redacted + rest[at:]
+	}
+	return scheme + "://" + rest
+}
+
+// Format hides the password from every verb of fmt.
+func (u URL) Format(f fmt.State, _ rune) { fmt.Fprint(f, u.String()) }
+
+// LogValue hides the password from slog.
+func (u URL) LogValue() slog.Value { return slog.StringValue(u.String()) }
+
+// MarshalText hides the password from encoders.
+func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+var (
+	_ encoding.TextMarshaler = Secret{}
+	_ slog.LogValuer         = Secret{}
+	_ encoding.TextMarshaler = URL{}
+	_ slog.LogValuer         = URL{}
+)
