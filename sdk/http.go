@@ -1,0 +1,85 @@
+package sdk
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+)
+
+// HTTPRequest is a request to an upstream. The URL is absolute. A header value may hold
+// ${secret:NAME}. Redirects are not followed.
+type HTTPRequest struct {
+	Method string // POST when empty and there is a body, else GET
+	URL    string
+	Header Header
+	Body   []byte
+}
+
+// HTTPResponse is the answer, as soon as its head is there. The body streams; close it.
+type HTTPResponse struct {
+	Status int
+	Header Header // lower-case names; values of a repeated header are joined with ", "
+	Body   io.ReadCloser
+}
+
+// Header holds header fields by name.
+type Header map[string]string
+
+// Get finds a field whatever the case of its name.
+func (h Header) Get(name string) string {
+	if v, ok := h[name]; ok {
+		return v
+	}
+	for k, v := range h {
+		if strings.EqualFold(k, name) {
+			return v
+		}
+	}
+	return ""
+}
+
+// JSON encodes a request body. It panics on values that have no JSON, such as channels.
+func JSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("sdk: JSON: " + err.Error())
+	}
+	return b
+}
+
+// Do sends a request and waits for the head of the response. Anything but a 2xx status is an
+// [*Error], as are all that can go wrong on the way; reading the body reports [*Error] too.
+func Do(ctx context.Context, req HTTPRequest) (*HTTPResponse, error) {
+	return do(ctx, req)
+}
+
+// PostSSE sends a request whose answer is a stream of server-sent events and hands them to f one
+// by one. The event's data is valid until f returns. An error of f ends it and is returned. It
+// returns nil when the body has ended: whether the dialect's last event was there is for the
+// caller to know.
+func PostSSE(ctx context.Context, req HTTPRequest, f func(Event) error) error {
+	return stream(ctx, req, "text/event-stream", func(r io.Reader) error { return ReadSSE(r, f) })
+}
+
+// PostLines is [PostSSE] for an answer of lines, such as JSON lines. Empty lines are left out.
+func PostLines(ctx context.Context, req HTTPRequest, f func(line []byte) error) error {
+	return stream(ctx, req, "application/x-ndjson, application/json", func(r io.Reader) error { return ReadLines(r, f) })
+}
+
+func stream(ctx context.Context, req HTTPRequest, accept string, read func(io.Reader) error) error {
+	head := Header{"Accept": accept}
+	for k, v := range req.Header {
+		if strings.EqualFold(k, "accept") {
+			delete(head, "Accept")
+		}
+		head[k] = v
+	}
+	req.Header = head
+	resp, err := Do(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return read(resp.Body)
+}
