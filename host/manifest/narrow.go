@@ -12,7 +12,7 @@ import (
 // zero field leaves the manifest's as it is.
 type Operator struct {
 	Settings     map[string]any    // checked against the manifest's schema
-	Secrets      map[string]string // secret name → reference (or value:…), replaces the manifest's
+	Secrets      map[string]string // secret name → reference, replaces the manifest's; a value itself is written "value:"+text
 	Egress       []string          // origins, each within one the manifest names
 	Limits       Limits
 	AllowPrivate []string // host names (or host:port) that may resolve to private addresses
