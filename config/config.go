@@ -98,7 +98,16 @@ type Host struct {
 	Grace           time.Duration `koanf:"grace" help:"time that running jobs get to end at shutdown, before they are handed over"`
 	MaxAttempts     int           `koanf:"max_attempts" help:"executions of one job before it fails for good"`
 	Backoff         Backoff       `koanf:"backoff"`
+	Progress        time.Duration `koanf:"progress" help:"how often a long answer reports its progress"`
+	Buffer          HostBuffer    `koanf:"buffer"`
 	GeneralChannels bool          `koanf:"general_channels" help:"publish every frame on model:chunk, model:complete and job:progress too"`
+}
+
+// HostBuffer bounds the chunks that wait for Redis. When it is full the plugin
+// is held back.
+type HostBuffer struct {
+	Job   Size `koanf:"job" help:"chunks of one job waiting for Redis; full, the plugin is held back"`
+	Total Size `koanf:"total" help:"the same for all jobs together"`
 }
 
 // Backoff is the wait between two attempts of a job: it doubles from Min to Max.
@@ -171,6 +180,8 @@ func Default() Config {
 			Grace:           30 * time.Second,
 			MaxAttempts:     5,
 			Backoff:         Backoff{Min: 500 * time.Millisecond, Max: 30 * time.Second},
+			Progress:        5 * time.Second,
+			Buffer:          HostBuffer{Job: MiB, Total: 256 * MiB},
 			GeneralChannels: true,
 		},
 		Plugins: Plugins{CacheDir: "data/cache"},

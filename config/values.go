@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -139,9 +138,9 @@ func (u URL) String() string {
 	}
 	rest, _, _ = strings.Cut(rest, "?")
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-		user, _, _ := strings.Cut(rest[:at], ":")
-		if _, err := url.PathUnescape(user); err != nil {
-			user = ""
+		user, _, both := strings.Cut(rest[:at], ":")
+		if !both {
+			user = "" // a lone word before the @ is as likely a password
 		}
 		rest = user + ":" + redacted + rest[at:]
 	}
