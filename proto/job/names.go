@@ -1,0 +1,79 @@
+package job
+
+// All Redis keys and channels of this package. The keys of one job carry the hash tag {job:<id>}, so that they
+// share a slot with each other and, hashed as a name, with the channel job:<id>.
+
+// Keys.
+const (
+	// hash: host id -> HostInfo as JSON. Entries are deleted when their host withdraws or is reclaimed;
+	// the key expires an hour after the last heartbeat.
+	hostsInfoKey = "{sluice:hosts}:info"
+	// zset: host id -> Redis time of its last heartbeat in ms. Same owner and expiry as hostsInfoKey.
+	hostsBeatKey = "{sluice:hosts}:beat"
+)
+
+// metaKey: hash. State, fence, position, owner, times and request of a job.
+// Expires Options.TTL after the last frame.
+func metaKey(id string) string { return "sluice:{job:" + id + "}:meta" }
+
+// logKey: stream. One entry per frame, entry id <seq>-0, field f = the frame. Expires with metaKey.
+func logKey(id string) string { return "sluice:{job:" + id + "}:log" }
+
+// hostJobsKey: hash, job id -> attempt. What a host runs, for whoever reclaims it. Entries are deleted when
+// the attempt ends; the key expires Options.TTL after the last Begin.
+func hostJobsKey(host string) string { return "sluice:host:{" + host + "}:jobs" }
+
+// Channels.
+const (
+	// CancelChannel carries the ids of running jobs that were cancelled; hosts listen.
+	CancelChannel = "sluice:cancel"
+	// WakeChannel carries the asynq queue name of a ticket just enqueued (not on Cluster: ShardWakeChannel).
+	WakeChannel = "sluice:wake"
+
+	// General channels: the frames of all jobs, for legacy consumers and monitors, and what legacy workers
+	// publish without seq.
+	ChunkChannel    = "model:chunk"    // model:start, model:chunk, model:delta
+	CompleteChannel = "model:complete" // model:complete, model:error, task:cancelled
+	ProgressChannel = "job:progress"   // task:progress
+
+	jobChannelPrefix  = "job:"
+	userChannelPrefix = "sluice:user:"
+	aliveChannelStart = "sluice:alive:"
+)
+
+// Channel carries every frame of one job as it is appended.
+func Channel(id string) string { return jobChannelPrefix + id }
+
+// UserChannel carries the job:started frames of one user to all gateways.
+func UserChannel(user string) string { return userChannelPrefix + user }
+
+// ShardWakeChannel is the wake channel of one asynq queue on Cluster, published with SPUBLISH: its hash tag is
+// the one of the queue's keys, so it can't overtake the enqueue in the same pipeline.
+func ShardWakeChannel(queue string) string { return "sluice:wake:{" + queue + "}" }
+
+// aliveChannel is held subscribed by a living host: the kernel closes the connection when its process dies.
+func aliveChannel(host string) string { return aliveChannelStart + host }
+
+// asynq names.
+const (
+	// TaskType is the asynq task type of a ticket.
+	TaskType = "llm:generate"
+
+	QueueHigh    = "sluice:high"
+	QueueDefault = "sluice:default"
+	QueueLow     = "sluice:low"
+)
+
+// QueueName is the asynq queue of a priority: "high", "low", anything else is the default.
+func QueueName(priority string) string {
+	switch priority {
+	case PriorityHigh:
+		return QueueHigh
+	case PriorityLow:
+		return QueueLow
+	}
+	return QueueDefault
+}
+
+// Queues are all asynq queues with the weights a host gives them.
+func Queues() map[string]int { return map[string]int{QueueHigh: 6, QueueDefault: 3, QueueLow: 1} }
