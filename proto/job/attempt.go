@@ -34,17 +34,17 @@ func (s *Store) Begin(ctx context.Context, t Ticket, host string) (*Attempt, err
 
 // Append writes events to the log and publishes them, all or none, in order, each once. It fills their Head and
 // a chunk's Index. ErrFenced and ErrCancelled are final: the events were refused, stop generating (after
-// ErrCancelled, Finish with a *TaskCancelled). ErrBacklog: Options.MaxBacklog is held already and these events
+// ErrCancelled, Finish with a *Cancelled). ErrBacklog: Options.MaxBacklog is held already and these events
 // were not taken; call Append without events until it succeeds. Any other Retryable error: see Attempt.
 func (a *Attempt) Append(ctx context.Context, events ...Event) error { return errProtocol }
 
-// Finish writes the terminal frame and the terminal state in one step: *ModelComplete, *ModelError or
-// *TaskCancelled. ErrCancelled: a cancel came first, Finish with a *TaskCancelled. After a Retryable error call
-// it again; the first terminal event of its kind counts. Text of a *TaskCancelled is set to what the log holds.
+// Finish writes the terminal frame and the terminal state in one step: *Complete, *Error or
+// *Cancelled. ErrCancelled: a cancel came first, Finish with a *Cancelled. After a Retryable error call
+// it again; the first terminal event of its kind counts. Text of a *Cancelled is set to what the log holds.
 func (a *Attempt) Finish(ctx context.Context, terminal Event) error { return errProtocol }
 
-// Release gives the job back for another attempt: next is Queued (hand-over) or Waiting (retry). The caller
-// enqueues the ticket, then calls Done. ErrFenced, ErrCancelled (Finish with a *TaskCancelled) as in Append.
+// Release gives the job back for another attempt: next is StateQueued (hand-over) or StateWaiting (retry). The caller
+// enqueues the ticket, then calls Done. ErrFenced, ErrCancelled (Finish with a *Cancelled) as in Append.
 func (a *Attempt) Release(ctx context.Context, next State) (Ticket, error) {
 	return Ticket{}, errProtocol
 }

@@ -3,8 +3,8 @@ package job
 import "context"
 
 // Cancel ends a job for its user (or for anybody's if admin). ErrNotFound also for foreign jobs. The state
-// returned is the one the cancel found: Running means that its host writes the receipt; queued and waiting jobs
-// are ended by Cancel itself and Cancelled is returned; a terminal state is left as it is. Idempotent.
+// returned is the one the cancel found: running means that its host writes the receipt; queued and waiting jobs
+// are ended by Cancel itself and StateCancelled is returned; a terminal state is left as it is. Idempotent.
 // After it returns no chunk is appended any more.
 func (s *Store) Cancel(ctx context.Context, id, user string, admin bool) (State, error) {
 	return "", errProtocol

@@ -19,7 +19,7 @@ const (
 	EventCancelled = "task:cancelled"
 )
 
-// Event is one of *Started, *Start, *Chunk, *Delta, *ModelComplete, *ModelError, *Progress, *TaskCancelled.
+// Event is one of *Started, *Start, *Chunk, *Delta, *Complete, *Error, *Progress, *Cancelled.
 // All but *Started belong to a job's log and get their Head from Append.
 type Event interface {
 	Name() string
@@ -65,8 +65,8 @@ type Delta struct {
 	Body any    `json:"-"`
 }
 
-// ModelComplete is the terminal frame of an answer that is whole. Finish fills Text and Digest when empty.
-type ModelComplete struct {
+// Complete is the terminal frame of an answer that is whole. Finish fills Text and Digest when empty.
+type Complete struct {
 	Head
 	Text         string   `json:"text"`
 	Tokens       int64    `json:"tokens"`
@@ -79,8 +79,8 @@ type ModelComplete struct {
 	Digest       string   `json:"digest"` // SHA-256 of Text, hex
 }
 
-// ModelError is the terminal frame of a job that failed for good.
-type ModelError struct {
+// Error is the terminal frame of a job that failed for good.
+type Error struct {
 	Head
 	Code      string `json:"code"`
 	Message   string `json:"message"`
@@ -96,8 +96,8 @@ type Progress struct {
 	Message  string  `json:"message"`
 }
 
-// TaskCancelled is the terminal frame and receipt of a cancel. Text is what the log holds; Finish fills it.
-type TaskCancelled struct {
+// Cancelled is the terminal frame and receipt of a cancel. Text is what the log holds; Finish fills it.
+type Cancelled struct {
 	Head
 	Text   string `json:"text"`
 	Tokens int64  `json:"tokens"`
@@ -120,33 +120,33 @@ type Timings struct {
 	Total      int64 `json:"total"`      // from the attempt's begin to its end
 }
 
-func (*Started) Name() string       { return EventStarted }
-func (*Start) Name() string         { return EventStart }
-func (*Chunk) Name() string         { return EventChunk }
-func (*Delta) Name() string         { return EventDelta }
-func (*ModelComplete) Name() string { return EventComplete }
-func (*ModelError) Name() string    { return EventError }
-func (*Progress) Name() string      { return EventProgress }
-func (*TaskCancelled) Name() string { return EventCancelled }
+func (*Started) Name() string   { return EventStarted }
+func (*Start) Name() string     { return EventStart }
+func (*Chunk) Name() string     { return EventChunk }
+func (*Delta) Name() string     { return EventDelta }
+func (*Complete) Name() string  { return EventComplete }
+func (*Error) Name() string     { return EventError }
+func (*Progress) Name() string  { return EventProgress }
+func (*Cancelled) Name() string { return EventCancelled }
 
-func (*Started) head() *Head         { return nil }
-func (e *Start) head() *Head         { return &e.Head }
-func (e *Chunk) head() *Head         { return &e.Head }
-func (e *Delta) head() *Head         { return &e.Head }
-func (e *ModelComplete) head() *Head { return &e.Head }
-func (e *ModelError) head() *Head    { return &e.Head }
-func (e *Progress) head() *Head      { return &e.Head }
-func (e *TaskCancelled) head() *Head { return &e.Head }
+func (*Started) head() *Head     { return nil }
+func (e *Start) head() *Head     { return &e.Head }
+func (e *Chunk) head() *Head     { return &e.Head }
+func (e *Delta) head() *Head     { return &e.Head }
+func (e *Complete) head() *Head  { return &e.Head }
+func (e *Error) head() *Head     { return &e.Head }
+func (e *Progress) head() *Head  { return &e.Head }
+func (e *Cancelled) head() *Head { return &e.Head }
 
 // terminalState is the state a terminal event ends its job in, "" for events that aren't terminal.
 func terminalState(event string) State {
 	switch event {
 	case EventComplete:
-		return Complete
+		return StateComplete
 	case EventError:
-		return Failed
+		return StateFailed
 	case EventCancelled:
-		return Cancelled
+		return StateCancelled
 	}
 	return ""
 }

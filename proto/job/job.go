@@ -43,16 +43,16 @@ type State string
 
 // States. A job is queued or waiting while a ticket for its next attempt is out, running while an attempt holds it.
 const (
-	Queued    State = "queued"
-	Running   State = "running"
-	Waiting   State = "waiting" // for a retry
-	Complete  State = "complete"
-	Failed    State = "failed"
-	Cancelled State = "cancelled"
+	StateQueued    State = "queued"
+	StateRunning   State = "running"
+	StateWaiting   State = "waiting" // for a retry
+	StateComplete  State = "complete"
+	StateFailed    State = "failed"
+	StateCancelled State = "cancelled"
 )
 
 // Terminal reports whether the terminal frame has been written.
-func (s State) Terminal() bool { return s == Complete || s == Failed || s == Cancelled }
+func (s State) Terminal() bool { return s == StateComplete || s == StateFailed || s == StateCancelled }
 
 // Status is a job's record without its request.
 type Status struct {
@@ -63,7 +63,7 @@ type Status struct {
 	Model            string // of the last model:start
 	Host             string // that runs it now
 	Crashes          int64  // hosts lost while they ran it
-	Cancel           bool   // cancel accepted; the state may still be Running until its host has written the receipt
+	Cancel           bool   // cancel accepted; the state may still be running until its host has written the receipt
 	// Redis time; zero if it has not happened. Started is the beginning of the first attempt.
 	Created, Started, Ended time.Time
 }
