@@ -1,0 +1,268 @@
+// Package egress is the door through which plugins reach the network, the same
+// for both runtimes: an allow-list of origins checked down to the address
+// really dialled, header rules, and credentials that the host puts in on the
+// way out and takes out of what comes back.
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/sdk"
+	"golang.org/x/time/rate"
+)
+
+const (
+	maxURL        = 8 << 10
+	maxHeadBytes  = 64 << 10 // of a response's head
+	dialTimeout   = 10 * time.Second
+	idleTimeout   = 90 * time.Second
+	idlePerOrigin = 256
+)
+
+// Resolver finds the addresses of a host; *net.Resolver is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Options are what a Gate needs besides the manifest. Only Log is required.
+type Options struct {
+	Log *slog.Logger
+	// Audit is told of every refusal, from the refused request's goroutine.
+	// The log is told too, but at a bounded rate.
+	Audit     func(Refusal)
+	LookupEnv func(string) (string, bool) // for env: references; os.LookupEnv when nil
+	Resolver  Resolver                    // net.DefaultResolver when nil
+	TLS       *tls.Config                 // authorities to trust, when not the system's
+}
+
+// Refusal is the audit record of a request that did not go out.
+type Refusal struct {
+	Plugin string
+	Method string
+	Target string // scheme, host, port and path; never the query
+	Reason string
+}
+
+// Gate is one plugin's way out. It is safe for concurrent use; connections are
+// reused across the plugin's jobs and shared with no other plugin.
+type Gate struct {
+	plugin    string
+	log       *slog.Logger
+	audit     func(Refusal)
+	allow     []manifest.Origin
+	private   map[string]bool
+	limits    manifest.Limits
+	secrets   map[string]secret
+	redact    *redactor
+	resolver  Resolver
+	transport *http.Transport
+	logRate   *rate.Limiter
+	refused   atomic.Int64
+}
+
+// Request is an HTTP request as a plugin wants it sent. Header values may hold
+// ${secret:NAME}.
+type Request struct {
+	Method string
+	URL    string
+	Header http.Header
+	Body   io.Reader // nil for none; closed by nobody
+	Length int64     // of Body; -1 when not known
+}
+
+// Response is the answer. Body streams; close it, on every path.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   io.ReadCloser
+}
+
+// New makes the gate of a plugin from its manifest, narrowed by the operator.
+// A secret that isn't optional and has no value is an error which says where
+// it was looked for.
+func New(m *manifest.Manifest, o Options) (*Gate, error) {
+	if o.LookupEnv == nil {
+		o.LookupEnv = os.LookupEnv
+	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	if o.Audit == nil {
+		o.Audit = func(Refusal) {}
+	}
+	secrets, err := resolveSecrets(m.Secrets, o.LookupEnv)
+	if err != nil {
+		return nil, fmt.Errorf("plugin %s: %w", m.Name, err)
+	}
+	g := &Gate{
+		plugin: m.Name, log: o.Log.With("provider", m.Name), audit: o.Audit, allow: m.Egress, limits: m.Limits,
+		private: map[string]bool{}, secrets: secrets, redact: newRedactor(secrets), resolver: o.Resolver,
+		logRate: rate.NewLimiter(1, 20),
+	}
+	for _, name := range m.AllowPrivate {
+		g.private[strings.ToLower(strings.TrimSuffix(name, "."))] = true
+	}
+	g.transport = &http.Transport{
+		Proxy:                  nil, // a proxy would dial for us, past the check
+		DialContext:            g.dial,
+		TLSClientConfig:        o.TLS.Clone(),
+		ForceAttemptHTTP2:      true,
+		TLSHandshakeTimeout:    dialTimeout,
+		MaxIdleConnsPerHost:    idlePerOrigin,
+		IdleConnTimeout:        idleTimeout,
+		DisableCompression:     true, // a stream is passed on as it comes
+		MaxResponseHeaderBytes: maxHeadBytes,
+	}
+	return g, nil
+}
+
+// Close drops the idle connections. Requests under way go on.
+func (g *Gate) Close() { g.transport.CloseIdleConnections() }
+
+// Refused counts the requests that were refused.
+func (g *Gate) Refused() int64 { return g.refused.Load() }
+
+// Do sends a request and returns when the head of the response is there. Every
+// error is an *sdk.Error, and so is every error of reading the body but io.EOF.
+// Redirects are not followed: the plugin sees the status and may ask again,
+// through the gate. Cancelling ctx closes the upstream connection, or resets
+// its stream, at any time up to the end of the body.
+func (g *Gate) Do(ctx context.Context, r *Request) (*Response, error) {
+	req, err := g.request(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := g.transport.RoundTrip(req)
+	if err != nil {
+		return nil, g.failure(ctx, r, err)
+	}
+	body, err := decodeBody(resp)
+	if err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return &Response{
+		Status: resp.StatusCode,
+		Header: g.responseHeader(resp.Header),
+		Body: &bodyReader{
+			ctx: ctx, closer: resp.Body, left: g.limits.ResponseBody, limit: g.limits.ResponseBody,
+			src: g.redact.reader(body),
+		},
+	}, nil
+}
+
+// request checks everything that can be checked before dialling.
+func (g *Gate) request(ctx context.Context, r *Request) (*http.Request, error) {
+	if len(r.URL) > maxURL {
+		return nil, g.refuse(r, nil, sdk.Invalid, sdk.Plugin, "the URL is longer than 8 KiB")
+	}
+	if !methods[r.Method] {
+		return nil, g.refuse(r, nil, sdk.Denied, sdk.Plugin, fmt.Sprintf("method %q is not allowed", clip(r.Method)))
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Opaque != "" {
+		return nil, g.refuse(r, nil, sdk.Invalid, sdk.Plugin, "the URL is malformed")
+	}
+	origin, err := manifest.OriginOf(r.URL)
+	if err != nil {
+		return nil, g.refuse(r, nil, sdk.Denied, sdk.Plugin, "the URL "+err.Error())
+	}
+	if !covered(g.allow, origin) {
+		return nil, g.refuse(r, u, sdk.Denied, sdk.Plugin, origin.String()+" is not among the origins of its manifest")
+	}
+	header, err := g.requestHeader(r, u, origin)
+	if err != nil {
+		return nil, err
+	}
+	if r.Length > g.limits.RequestBody {
+		return nil, g.refuse(r, u, sdk.Denied, sdk.Plugin, fmt.Sprintf("the request body is larger than %d bytes", g.limits.RequestBody))
+	}
+	// From here on host and port are those that were checked, in the form they
+	// were checked in.
+	u.Scheme, u.Host, u.Fragment, u.RawFragment = origin.Scheme, strings.TrimPrefix(origin.String(), origin.Scheme+"://"), "", ""
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), nil)
+	if err != nil {
+		return nil, g.refuse(r, u, sdk.Invalid, sdk.Plugin, "the request is malformed")
+	}
+	req.Header = header
+	if r.Body != nil && r.Length != 0 {
+		req.Body = io.NopCloser(&boundedBody{r: r.Body, left: g.limits.RequestBody})
+		req.ContentLength = r.Length
+	}
+	return req, nil
+}
+
+func covered(list []manifest.Origin, o manifest.Origin) bool {
+	for _, have := range list {
+		if have.Covers(o) {
+			return true
+		}
+	}
+	return false
+}
+
+// refuse records a refusal and makes its error.
+func (g *Gate) refuse(r *Request, u *url.URL, kind sdk.Kind, fault sdk.Fault, reason string) error {
+	g.refused.Add(1)
+	ref := Refusal{Plugin: g.plugin, Method: clip(r.Method), Reason: g.redact.text(reason)}
+	if u != nil {
+		ref.Target = g.redact.text(clip(u.Scheme + "://" + u.Host + u.EscapedPath()))
+	}
+	g.audit(ref)
+	if g.logRate.Allow() {
+		g.log.Warn("egress refused", "method", ref.Method, "target", ref.Target, "reason", ref.Reason, "refused", g.refused.Load())
+	}
+	return &sdk.Error{Kind: kind, Fault: fault, Message: "egress refused: " + ref.Reason, Code: "egress_refused"}
+}
+
+// failure turns what went wrong on the way into an *sdk.Error.
+func (g *Gate) failure(ctx context.Context, r *Request, err error) error {
+	var private *privateError
+	switch {
+	case errors.As(err, &private):
+		u, _ := url.Parse(r.URL)
+		return g.refuse(r, u, sdk.Denied, sdk.Host, private.Error())
+	case errors.Is(err, errBodyLimit):
+		u, _ := url.Parse(r.URL)
+		return g.refuse(r, u, sdk.Denied, sdk.Plugin, fmt.Sprintf("the request body is larger than %d bytes", g.limits.RequestBody))
+	}
+	if e := contextError(ctx); e != nil {
+		return e
+	}
+	return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: " + g.redact.text(clip(err.Error()))}
+}
+
+func contextError(ctx context.Context) error {
+	switch err := ctx.Err(); {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: no answer within the time limit", Err: err}
+	default:
+		return &sdk.Error{Kind: sdk.Cancelled, Fault: sdk.Caller, Message: "cancelled", Err: err}
+	}
+}
+
+// clip bounds text that comes from a plugin before it goes into a log line or
+// an error.
+func clip(s string) string {
+	const limit = 300
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

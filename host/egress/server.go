@@ -1,0 +1,98 @@
+package egress
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// ErrorHeader carries, base64 in standard encoding, the protobuf Error of a
+// request that got no response. A response of the upstream never has it.
+const ErrorHeader = "Sluice-Error"
+
+const flushBuffer = 16 << 10
+
+// Serve is the gate's face for native plugins: HTTP/1.1 with the absolute URL
+// in the request line, as a proxy has it, without CONNECT. It serves l until
+// ctx is done, then drops what is still under way and returns nil.
+func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           http.HandlerFunc(g.serve),
+		ReadHeaderTimeout: dialTimeout,
+		MaxHeaderBytes:    maxHeaderBytes + maxURL,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve egress of %s: %w", g.plugin, err)
+	case <-ctx.Done():
+	}
+	// Cancelled requests end by themselves; those that don't are cut.
+	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := srv.Shutdown(down); err != nil {
+		srv.Close()
+	}
+	<-served
+	return nil
+}
+
+func (g *Gate) serve(w http.ResponseWriter, r *http.Request) {
+	req := &Request{Method: r.Method, URL: r.RequestURI, Header: r.Header, Body: r.Body, Length: r.ContentLength}
+	// These describe the plugin's own connection to the gate.
+	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Content-Length", "Transfer-Encoding"} {
+		r.Header.Del(name)
+	}
+	resp, err := g.Do(r.Context(), req)
+	if err != nil {
+		writeError(w, sdk.AsError(err))
+		return
+	}
+	defer resp.Body.Close()
+	for name, values := range resp.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(resp.Status)
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil {
+		return
+	}
+	buf := make([]byte, flushBuffer)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return
+			}
+			if rc.Flush() != nil {
+				return
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil:
+			panic(http.ErrAbortHandler) // what was cut must look cut to the plugin too
+		}
+	}
+}
+
+func writeError(w http.ResponseWriter, e *sdk.Error) {
+	b, err := e.MarshalBinary()
+	if err != nil {
+		b = nil // the status still says that there is no response
+	}
+	w.Header().Set(ErrorHeader, base64.StdEncoding.EncodeToString(b))
+	w.WriteHeader(http.StatusBadGateway)
+}
