@@ -1,0 +1,9 @@
+package embedded
+
+import "syscall"
+
+// childAttributes put the child into a group of its own, so that a Ctrl-C at
+// the terminal reaches only us, and end it when we die.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+}
