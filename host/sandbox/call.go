@@ -1,0 +1,111 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/sdk"
+	"github.com/tetratelabs/wazero"
+	"golang.org/x/time/rate"
+)
+
+// call is one run of one export. Only the goroutine that runs the guest uses it.
+type call struct {
+	ctx    context.Context // done when the guest is to stop, for whatever reason
+	cancel context.CancelFunc
+	plugin *Plugin
+	input  []byte
+	emit   sdk.Emit // nil where nothing may be emitted
+
+	output  [2][]byte
+	emitted int64
+	emitErr error      // the sink's, ends the call
+	fatal   *sdk.Error // a limit crossed, ends the call
+	last    *sdk.Error // for last_error
+
+	streams map[int32]*egress.Response
+	handle  int32
+	stdio   *stdio
+}
+
+type callKey struct{}
+
+// newCall prepares a call whose context ends with ctx and with the plugin.
+func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*call, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	unhook := context.AfterFunc(p.stop, cancel)
+	c := &call{cancel: cancel, plugin: p, input: input, emit: emit}
+	c.ctx = context.WithValue(ctx, callKey{}, c)
+	c.stdio = &stdio{ctx: ctx, log: p.log}
+	return c, func() {
+		unhook()
+		cancel()
+		for _, s := range c.streams {
+			s.Body.Close()
+		}
+		c.stdio.flush()
+	}
+}
+
+// config is the environment of an instance: clocks, random numbers, output for
+// the log, and nothing else. What could keep the guest inside the host beyond
+// its time ends with the call's context.
+func (c *call) config() wazero.ModuleConfig {
+	return wazero.NewModuleConfig().WithName("").
+		WithSysWalltime().WithSysNanotime().
+		WithRandSource(randomness{c.ctx}).
+		WithStdout(c.stdio.writer(slog.LevelInfo)).
+		WithStderr(c.stdio.writer(slog.LevelWarn)).
+		WithNanosleep(c.sleep).
+		WithStartFunctions()
+}
+
+func (c *call) sleep(ns int64) {
+	t := time.NewTimer(time.Duration(ns))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.ctx.Done():
+	}
+}
+
+// stopWith ends the call for crossing a limit.
+func (c *call) stopWith(e *sdk.Error) {
+	if c.fatal == nil {
+		c.fatal = e
+	}
+	c.cancel()
+}
+
+// randomness hands out random bytes in pieces, so that a guest that asks for
+// all its memory to be filled can still be stopped.
+type randomness struct{ ctx context.Context }
+
+func (r randomness) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return rand.Read(p[:min(len(p), 256<<10)])
+}
+
+// plainLog passes a guest's lines on, at a bounded rate.
+type plainLog struct {
+	log     *slog.Logger
+	limit   *rate.Limiter
+	dropped atomic.Int64
+}
+
+func (l *plainLog) line(level slog.Level, text string) {
+	if !l.limit.Allow() {
+		l.dropped.Add(1)
+		return
+	}
+	if n := l.dropped.Swap(0); n > 0 {
+		l.log.Warn("plugin log lines dropped", "lines", n)
+	}
+	l.log.Log(context.Background(), level, "plugin log", "text", text)
+}

@@ -1,0 +1,282 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/proto/guest"
+	"github.com/sluicehq/sluice/sdk"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+)
+
+// minChunk is what the smallest chunk counts for towards the output limit.
+const minChunk = 16
+
+// hostFunc implements an import: arguments in, count or -errno out.
+type hostFunc func(c *call, mem api.Memory, arg []uint64) int32
+
+var hostFuncs = map[string]hostFunc{
+	guest.ImportInputLen:  inputLen,
+	guest.ImportInputRead: inputRead,
+	guest.ImportOutput:    output,
+	guest.ImportEmit:      emit,
+	guest.ImportHTTPOpen:  httpOpen,
+	guest.ImportHTTPHead:  httpHead,
+	guest.ImportHTTPRead:  httpRead,
+	guest.ImportHTTPClose: httpClose,
+	guest.ImportLog:       logLine,
+	guest.ImportLastError: lastError,
+}
+
+// defineImports makes the modules that guests import from. Functions are
+// registered without reflection: that alone is the difference between 0.1 and
+// 2.4 µs a call.
+func defineImports(ctx context.Context, r wazero.Runtime) error {
+	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
+		return err
+	}
+	i32 := api.ValueTypeI32
+	params := []api.ValueType{i32, i32, i32, i32}
+	b := r.NewHostModuleBuilder(guest.Module)
+	for name, f := range hostFuncs {
+		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
+			c, _ := ctx.Value(callKey{}).(*call)
+			if c == nil {
+				stack[0] = result(fail(guest.ENOSYS))
+				return
+			}
+			stack[0] = result(f(c, m.Memory(), stack))
+		}), params[:signatures[name]], params[:1]).Export(name)
+	}
+	_, err := b.Instantiate(ctx)
+	return err
+}
+
+func result(v int32) uint64 { return uint64(uint32(v)) }
+
+func fail(e guest.Errno) int32 { return -int32(e) }
+
+func ptr(v uint64) uint32 { return uint32(v) }
+
+// broken remembers why an import failed, for last_error.
+func (c *call) broken(err error) int32 {
+	if c.ctx.Err() != nil {
+		return fail(guest.ECANCELED)
+	}
+	c.last = sdk.AsError(err)
+	return fail(guest.EIO)
+}
+
+func inputLen(c *call, _ api.Memory, _ []uint64) int32 { return int32(len(c.input)) }
+
+func inputRead(c *call, mem api.Memory, arg []uint64) int32 {
+	return give(mem, arg[0], arg[1], c.input)
+}
+
+// give writes b into the guest's buffer p of n bytes.
+func give(mem api.Memory, p, n uint64, b []byte) int32 {
+	if ptr(n) < uint32(len(b)) {
+		return fail(guest.E2BIG)
+	}
+	if !mem.Write(ptr(p), b) {
+		return fail(guest.EFAULT)
+	}
+	return int32(len(b))
+}
+
+func output(c *call, mem api.Memory, arg []uint64) int32 {
+	kind, n := ptr(arg[0]), ptr(arg[2])
+	if kind > guest.OutputError {
+		return fail(guest.EINVAL)
+	}
+	if n > guest.MaxOutput {
+		return fail(guest.E2BIG)
+	}
+	b, ok := mem.Read(ptr(arg[1]), n)
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	c.output[kind] = append(make([]byte, 0, n), b...)
+	return 0
+}
+
+func emit(c *call, mem api.Memory, arg []uint64) int32 {
+	if c.ctx.Err() != nil {
+		return fail(guest.ECANCELED)
+	}
+	if c.emit == nil {
+		return fail(guest.ENOSYS)
+	}
+	kind, n := ptr(arg[0]), ptr(arg[2])
+	if n > guest.MaxChunk {
+		return fail(guest.E2BIG)
+	}
+	b, ok := mem.Read(ptr(arg[1]), n)
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	if c.emitted += max(int64(n), minChunk); c.emitted > c.plugin.m.Limits.Output {
+		c.stopWith(pluginError("emitted more than its limit of %d bytes", c.plugin.m.Limits.Output))
+		return fail(guest.ECANCELED)
+	}
+	var chunk sdk.Chunk
+	switch kind {
+	case guest.KindText, guest.KindRefusal:
+		if !utf8.Valid(b) {
+			c.last = pluginError("emitted text that is not UTF-8")
+			return fail(guest.EINVAL)
+		}
+		if n == 0 {
+			return 0
+		}
+		chunk = sdk.Text(b)
+		if kind == guest.KindRefusal {
+			chunk = sdk.Refusal(b)
+		}
+	default:
+		var err error
+		if chunk, err = sdk.DecodeChunk(kind, b); err != nil {
+			c.last = pluginError("emitted a malformed chunk of kind %d: %v", kind, err)
+			return fail(guest.EINVAL)
+		}
+	}
+	if err := c.emit(chunk); err != nil {
+		c.emitErr = err
+		c.cancel()
+		return fail(guest.ECANCELED)
+	}
+	return 0
+}
+
+func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
+	if ptr(arg[1]) > guest.MaxMeta || int64(ptr(arg[3])) > c.plugin.m.Limits.RequestBody {
+		return fail(guest.E2BIG)
+	}
+	meta, ok := mem.Read(ptr(arg[0]), ptr(arg[1]))
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	body, ok := mem.Read(ptr(arg[2]), ptr(arg[3]))
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	if len(c.streams) >= c.plugin.m.Limits.OpenRequests {
+		return fail(guest.EMFILE)
+	}
+	var req sdk.HTTPRequest
+	if err := req.UnmarshalBinary(meta); err != nil {
+		c.last = pluginError("made a malformed HTTP request: %v", err)
+		return fail(guest.EINVAL)
+	}
+	header := make(http.Header, len(req.Header))
+	for name, v := range req.Header {
+		header[name] = []string{v}
+	}
+	out := &egress.Request{Method: req.Method, URL: req.URL, Header: header, Length: int64(len(body))}
+	if len(body) > 0 {
+		// A response may begin before the request has been sent, so the body
+		// must not be the guest's memory.
+		out.Body = bytes.NewReader(bytes.Clone(body))
+	}
+	resp, err := c.plugin.gate.Do(c.ctx, out)
+	if err != nil {
+		return c.broken(err)
+	}
+	if c.streams == nil {
+		c.streams = map[int32]*egress.Response{}
+	}
+	c.handle++
+	c.streams[c.handle] = resp
+	return c.handle
+}
+
+func httpHead(c *call, mem api.Memory, arg []uint64) int32 {
+	resp := c.streams[int32(ptr(arg[0]))]
+	if resp == nil {
+		return fail(guest.EBADF)
+	}
+	head := sdk.HTTPResponse{Status: resp.Status, Header: make(sdk.Header, len(resp.Header))}
+	for name, values := range resp.Header {
+		head.Header[strings.ToLower(name)] = strings.Join(values, ", ")
+	}
+	b, err := head.MarshalBinary()
+	if err != nil {
+		return c.broken(err)
+	}
+	return give(mem, arg[1], arg[2], b)
+}
+
+func httpRead(c *call, mem api.Memory, arg []uint64) int32 {
+	resp := c.streams[int32(ptr(arg[0]))]
+	if resp == nil {
+		return fail(guest.EBADF)
+	}
+	// The guest is parked in this call, so its memory can be read into directly.
+	// The result is an i32: no more than 1 GiB at once.
+	buf, ok := mem.Read(ptr(arg[1]), ptr(arg[2]))
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	if len(buf) == 0 {
+		return fail(guest.EINVAL)
+	}
+	buf = buf[:min(len(buf), 1<<20)]
+	for {
+		n, err := resp.Body.Read(buf)
+		switch {
+		case n > 0:
+			return int32(n)
+		case errors.Is(err, io.EOF):
+			return 0
+		case err != nil:
+			return c.broken(err)
+		}
+	}
+}
+
+func httpClose(c *call, _ api.Memory, arg []uint64) int32 {
+	h := int32(ptr(arg[0]))
+	resp := c.streams[h]
+	if resp == nil {
+		return fail(guest.EBADF)
+	}
+	resp.Body.Close()
+	delete(c.streams, h)
+	return 0
+}
+
+var levels = [...]slog.Level{
+	guest.LogDebug: slog.LevelDebug, guest.LogInfo: slog.LevelInfo, guest.LogWarn: slog.LevelWarn, guest.LogError: slog.LevelError,
+}
+
+func logLine(c *call, mem api.Memory, arg []uint64) int32 {
+	if ptr(arg[0]) >= uint32(len(levels)) {
+		return fail(guest.EINVAL)
+	}
+	b, ok := mem.Read(ptr(arg[1]), min(ptr(arg[2]), guest.MaxLogLine))
+	if !ok {
+		return fail(guest.EFAULT)
+	}
+	c.plugin.log.line(levels[ptr(arg[0])], strings.ToValidUTF8(string(b), "\uFFFD"))
+	return 0
+}
+
+func lastError(c *call, mem api.Memory, arg []uint64) int32 {
+	if c.last == nil {
+		return 0
+	}
+	b, err := c.last.MarshalBinary()
+	if err != nil {
+		return fail(guest.EINVAL)
+	}
+	return give(mem, arg[0], arg[1], b)
+}
