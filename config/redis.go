@@ -144,6 +144,19 @@ func withPort(addr, port string) (string, error) {
 	return net.JoinHostPort(host, given), nil
 }
 
+// RedisDefaults is what every client of ours has in common; the address is
+// missing.
+func RedisDefaults() *redis.UniversalOptions {
+	return &redis.UniversalOptions{
+		PoolSize:              minPool * runtime.GOMAXPROCS(0),
+		DialTimeout:           5 * time.Second,
+		ContextTimeoutEnabled: true, // without it a command outlives its context
+		ClientName:            "sluice",
+		// A handshake command that only managed Redis understands.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+}
+
 // Options are go-redis's options for redis.url. It fails on an unusable URL or
 // certificate file; it doesn't connect.
 func (r *Redis) Options() (*redis.UniversalOptions, error) {
@@ -151,24 +164,12 @@ func (r *Redis) Options() (*redis.UniversalOptions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis.url %w", err)
 	}
-	o := &redis.UniversalOptions{
-		Addrs:                 t.addrs,
-		MasterName:            t.master,
-		IsClusterMode:         t.cluster,
-		DB:                    t.db,
-		Username:              t.username,
-		Password:              t.password,
-		SentinelUsername:      r.Sentinel.Username,
-		SentinelPassword:      r.Sentinel.Password.Reveal(),
-		PoolSize:              r.PoolSize,
-		DialTimeout:           5 * time.Second,
-		ContextTimeoutEnabled: true, // without it a command outlives its context
-		ClientName:            "sluice",
-		// A handshake command that only managed Redis understands.
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-	if o.PoolSize == 0 {
-		o.PoolSize = minPool * runtime.GOMAXPROCS(0)
+	o := RedisDefaults()
+	o.Addrs, o.MasterName, o.IsClusterMode = t.addrs, t.master, t.cluster
+	o.DB, o.Username, o.Password = t.db, t.username, t.password
+	o.SentinelUsername, o.SentinelPassword = r.Sentinel.Username, r.Sentinel.Password.Reveal()
+	if r.PoolSize != 0 {
+		o.PoolSize = r.PoolSize
 	}
 	if t.tls {
 		if o.TLSConfig, err = r.TLS.config(); err != nil {

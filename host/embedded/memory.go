@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/config"
 )
 
 // expiryTick is how often miniredis is told that time has passed: by itself it
@@ -23,16 +24,9 @@ func runMemory(ctx context.Context, ready func(Instance)) error {
 		return fmt.Errorf("start the embedded Redis: %w", err)
 	}
 	defer m.Close()
-	ready(Instance{
-		Name: Memory,
-		Redis: &redis.UniversalOptions{
-			Addrs:                 []string{m.Addr()},
-			Password:              password,
-			PoolSize:              poolSize(),
-			ContextTimeoutEnabled: true,
-			ClientName:            "sluice",
-		},
-	})
+	o := config.RedisDefaults()
+	o.Addrs, o.Password = []string{m.Addr()}, password
+	ready(Instance{Name: Memory, Redis: o})
 	ticker := time.NewTicker(expiryTick)
 	defer ticker.Stop()
 	last := time.Now()

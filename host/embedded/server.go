@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/sluicehq/sluice/config"
 )
 
 const (
@@ -68,16 +68,9 @@ func runServer(ctx context.Context, o Options, name, program string, ready func(
 		s.socket = filepath.Join(short, socketName)
 	}
 	announce := func() {
-		ready(Instance{
-			Name:    name,
-			Durable: true,
-			Redis: &redis.UniversalOptions{
-				Addrs:                 []string{s.socket},
-				PoolSize:              poolSize(),
-				ContextTimeoutEnabled: true,
-				ClientName:            "sluice",
-			},
-		})
+		o := config.RedisDefaults()
+		o.Addrs = []string{s.socket}
+		ready(Instance{Name: name, Durable: true, Redis: o})
 	}
 
 	// The parent-death signal belongs to the thread that starts the child, and
@@ -285,7 +278,3 @@ func acquire(ctx context.Context, path string) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// poolSize is go-redis's own default, but never below the size at which a pool
-// comes back from failed dials only once a second.
-func poolSize() int { return 10 * max(1, runtime.GOMAXPROCS(0)) }
