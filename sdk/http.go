@@ -49,10 +49,38 @@ func JSON(v any) []byte {
 }
 
 // Do sends a request and waits for the head of the response. Anything but a 2xx status is an
-// [*Error], as are all that can go wrong on the way; reading the body reports [*Error] too.
+// [*Error], as are all that can go wrong on the way; reading the body reports [*Error] too, and
+// Truncated when it breaks off.
 func Do(ctx context.Context, req HTTPRequest) (*HTTPResponse, error) {
-	return do(ctx, req)
+	if req.Method == "" {
+		req.Method = "GET"
+		if req.Body != nil {
+			req.Method = "POST"
+		}
+	}
+	resp, err := send(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Status >= 200 && resp.Status < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	if e := AsError(err); e != nil && e.Kind == Cancelled {
+		return nil, e
+	}
+	return nil, StatusError(resp.Status, resp.Header, body) // half a body is better than none
 }
+
+const maxErrorBody = 64 << 10
+
+var (
+	errUnwanted      = &Error{Kind: Cancelled, Fault: Caller, Message: "nobody wants the answer any more"}
+	errNotSupported  = &Error{Kind: Invalid, Fault: Host, Message: "the provider does not support this"}
+	errNotRegistered = &Error{Kind: Internal, Fault: Plugin, Message: "no provider is registered: call sdk.Register from an init function"}
+	errBodyClosed    = &Error{Kind: Internal, Fault: Plugin, Message: "read after the response body was closed"}
+)
 
 // PostSSE sends a request whose answer is a stream of server-sent events and hands them to f one
 // by one. The event's data is valid until f returns. An error of f ends it and is returned. It
@@ -76,6 +104,9 @@ func stream(ctx context.Context, req HTTPRequest, accept string, read func(io.Re
 		head[k] = v
 	}
 	req.Header = head
+	if req.Body != nil && head.Get("content-type") == "" {
+		head["Content-Type"] = "application/json"
+	}
 	resp, err := Do(ctx, req)
 	if err != nil {
 		return err
