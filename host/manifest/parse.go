@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"net/textproto"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -111,10 +110,7 @@ func parse(file string, b []byte) (*Manifest, error) {
 		Name: w.Name, Version: w.Version, Description: w.Description, Protocol: w.Protocol, Runtime: w.Runtime,
 		Artifact: w.Artifact, SHA256: w.SHA256, Env: w.Env, egress: w.Egress, bound: map[string][]string{},
 	}
-	for i, wm := range w.Models {
-		if _, err := path.Match(wm.Name, ""); err != nil {
-			return nil, fail(&Problem{path: []string{"models", strconv.Itoa(i), "name"}, Field: fmt.Sprintf("models.%d.name", i), Value: wm.Name, Message: "is a malformed glob", Remedy: "escape or remove its brackets"})
-		}
+	for _, wm := range w.Models {
 		m.Models = append(m.Models, Model(wm))
 	}
 	for i, s := range w.Secrets {
