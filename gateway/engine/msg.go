@@ -1,0 +1,107 @@
+package engine
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+)
+
+// Msg is one outbound packet, encoded once. It is immutable, so that any number
+// of connections may share it.
+type Msg struct {
+	frame  []byte // a whole WebSocket frame, as it goes on the wire
+	head   int    // length of the frame's header
+	binary bool   // an attachment: base64 when polling
+}
+
+// Size is the number of bytes the message takes in an outbox.
+func (m *Msg) Size() int { return len(m.frame) }
+
+// NewEvent encodes the Socket.IO event name with args, each a JSON value that is
+// sent as it is, for sockets in namespace ("/" or "" is the main one).
+func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
+	quoted, _ := json.Marshal(name) // a string always encodes
+	n := 2 + len(namespace) + 1 + 2 + len(quoted)
+	for _, a := range args {
+		n += 1 + len(a)
+	}
+	b := make([]byte, 0, n)
+	b = append(b, '4', '2')
+	b = appendNamespace(b, namespace)
+	b = append(b, '[')
+	b = append(b, quoted...)
+	for _, a := range args {
+		b = append(b, ',')
+		b = append(b, a...)
+	}
+	b = append(b, ']')
+	return newMsg(false, b)
+}
+
+// NewPacket wraps an encoded Socket.IO packet, for example `2["hello"]`.
+func NewPacket(packet []byte) *Msg {
+	return newMsg(false, []byte{'4'}, packet)
+}
+
+// newAttachment wraps the bytes of one binary attachment.
+func newAttachment(data []byte) *Msg { return newMsg(true, data) }
+
+func appendNamespace(b []byte, namespace string) []byte {
+	if namespace != "/" && namespace != "" {
+		b = append(b, namespace...)
+		b = append(b, ',')
+	}
+	return b
+}
+
+// newMsg frames the parts, which together are one Engine.IO packet (for text the
+// first byte is its type; binary has none).
+func newMsg(bin bool, parts ...[]byte) *Msg {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	op := byte(opText)
+	if bin {
+		op = opBinary
+	}
+	b := appendHeader(make([]byte, 0, n+10), op, n)
+	head := len(b)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return &Msg{frame: b, head: head, binary: bin}
+}
+
+func appendHeader(b []byte, op byte, n int) []byte {
+	b = append(b, 0x80|op)
+	switch {
+	case n <= 125:
+		return append(b, byte(n))
+	case n <= 0xffff:
+		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+}
+
+// controlMsg frames a WebSocket control message, which has no meaning when polling.
+func controlMsg(op byte, data []byte) *Msg {
+	b := appendHeader(make([]byte, 0, len(data)+2), op, len(data))
+	return &Msg{frame: append(b, data...), head: 2, binary: false}
+}
+
+// appendPolling appends the packet as it stands in a polling payload.
+func (m *Msg) appendPolling(b []byte) []byte {
+	if !m.binary {
+		return append(b, m.frame[m.head:]...)
+	}
+	return base64.StdEncoding.AppendEncode(append(b, 'b'), m.frame[m.head:])
+}
+
+var (
+	msgPing  = newMsg(false, []byte("2"))
+	msgProbe = newMsg(false, []byte("3probe"))
+	msgNoop  = newMsg(false, []byte("6"))
+	msgClose = newMsg(false, []byte("1"))
+)

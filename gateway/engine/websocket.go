@@ -1,0 +1,250 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"unicode/utf8"
+)
+
+// hijack answers a WebSocket handshake except for writing the response, which it
+// returns. It has answered the request if ok is false.
+func (s *Server) hijack(w http.ResponseWriter, r *http.Request) (ws *wire, response, early []byte, ok bool) {
+	key := r.Header.Get("Sec-WebSocket-Key")
+	nonce, err := base64.StdEncoding.DecodeString(key)
+	if err != nil || len(nonce) != 16 || r.Method != http.MethodGet || r.Header.Get("Sec-WebSocket-Version") != "13" {
+		fail(w, errRequest)
+		return nil, nil, nil, false
+	}
+	nc, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		fail(w, errRequest)
+		return nil, nil, nil, false
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		peeked, _ := rw.Reader.Peek(n)
+		early = bytes.Clone(peeked)
+	}
+	response = []byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + acceptKey(key) + "\r\n\r\n")
+	return newWire(nc, s.opts.SocketBuffer), response, early, true
+}
+
+// acceptSocket opens a session over WebSocket from the start.
+func (s *Server) acceptSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
+	ws, response, early, ok := s.hijack(w, r)
+	if !ok {
+		s.discard(c)
+		return
+	}
+	c.ws = ws
+	response = append(response, newMsg(false, []byte(s.openPacket(c, ""))).frame...)
+	_, err := ws.nc.Write(response) // before anybody else can write; the kernel's buffer is empty
+	if err != nil || !s.open(c) {
+		ws.nc.Close()
+		if err != nil {
+			s.discard(c)
+		}
+		return
+	}
+	s.read(c, ws, early, false)
+}
+
+// probeSocket starts the upgrade of a polling session.
+func (s *Server) probeSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
+	ws, response, early, ok := s.hijack(w, r)
+	if !ok {
+		return
+	}
+	if _, err := ws.nc.Write(response); err != nil {
+		ws.nc.Close()
+		return
+	}
+	c.mu.Lock()
+	if c.state != stateOpen || c.ws != nil || c.probe != nil {
+		c.mu.Unlock()
+		ws.writeAll(controlMsg(opClose, []byte{0x03, 0xf0}).frame, s.opts.WriteTimeout, func(int) {}) // 1008
+		ws.nc.Close()
+		return
+	}
+	c.probe = ws
+	c.mu.Unlock()
+	ws.deadline(s.opts.UpgradeTimeout)
+	s.read(c, ws, early, true)
+}
+
+// read starts the reader of ws. The handler's own goroutine, with its deep
+// stack, ends here.
+func (s *Server) read(c *Conn, ws *wire, early []byte, probing bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateClosed {
+		ws.nc.Close()
+		return
+	}
+	s.alive.Add(1) // under mu, so that it comes before the connection's own Done
+	go func() {
+		defer s.alive.Done()
+		rd := reader{c: c, ws: ws, probing: probing}
+		reason := rd.run(early)
+		ws.nc.Close()
+		c.mu.Lock()
+		mine := c.ws == ws
+		if c.probe == ws { // no upgrade: the session goes on polling
+			c.probe, c.probed = nil, false
+		}
+		c.mu.Unlock()
+		if mine {
+			c.abort(reason)
+		}
+	}()
+}
+
+// reader takes the frames of one WebSocket apart.
+type reader struct {
+	c       *Conn
+	ws      *wire
+	probing bool
+	msg     assembler
+}
+
+// run reads until the end and returns its reason.
+func (rd *reader) run(data []byte) string {
+	owned := data // what is left over of earlier reads, in memory of our own
+	for {
+		rest, reason := rd.frames(owned)
+		if reason != "" {
+			return reason
+		}
+		owned = rest
+		data, done, err := rd.ws.read()
+		if err != nil {
+			return endReason(err)
+		}
+		if len(owned) > 0 {
+			owned = append(owned, data...)
+		} else {
+			if rest, reason = rd.frames(data); reason == "" {
+				owned = bytes.Clone(rest)
+			}
+		}
+		done()
+		if reason != "" {
+			return reason
+		}
+	}
+}
+
+// frames handles the whole frames in data and returns the remainder.
+func (rd *reader) frames(data []byte) (rest []byte, reason string) {
+	for len(data) > 0 {
+		limit := rd.c.limit()
+		op, fin, payload, n, err := parseFrame(data, limit)
+		if err != nil {
+			return nil, ReasonTransportError
+		}
+		if n == 0 {
+			return data, ""
+		}
+		data = data[n:]
+		if op >= opClose {
+			if reason := rd.control(op, payload); reason != "" {
+				return nil, reason
+			}
+			continue
+		}
+		op, message, whole, err := rd.msg.add(op, fin, payload, limit)
+		if err != nil {
+			return nil, ReasonTransportError
+		}
+		if whole {
+			if reason := rd.message(op, message); reason != "" {
+				return nil, reason
+			}
+		}
+	}
+	return nil, ""
+}
+
+func (rd *reader) control(op byte, payload []byte) (reason string) {
+	switch op {
+	case opClose:
+		rd.c.sendControl(rd.ws, controlMsg(opClose, []byte{0x03, 0xe8}))
+		return ReasonTransportClose
+	case opPing:
+		rd.c.sendControl(rd.ws, controlMsg(opPong, payload))
+	}
+	return ""
+}
+
+func (rd *reader) message(op byte, message []byte) (reason string) {
+	if op == opText && !utf8.Valid(message) {
+		return ReasonTransportError
+	}
+	if rd.probing {
+		done, ok := rd.c.onProbe(rd.ws, op, message)
+		if !ok {
+			return ReasonTransportError
+		}
+		rd.probing = !done
+		return ""
+	}
+	if err := rd.c.onPacket(message, op == opBinary, false); err != nil {
+		rd.c.srv.opts.Log.Debug("bad packet", "address", rd.c.address, "err", err)
+		return ReasonParse
+	}
+	return ""
+}
+
+// onProbe handles a message on a WebSocket that isn't the session's yet.
+func (c *Conn) onProbe(ws *wire, op byte, message []byte) (done, ok bool) {
+	if op != opText {
+		return false, false
+	}
+	switch string(message) {
+	case "2probe":
+		if ws.writeAll(msgProbe.frame, c.srv.opts.WriteTimeout, func(int) {}) != nil {
+			return false, false
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.probed = true
+		if c.poll != nil { // the client waits for its poll before it upgrades
+			c.poll <- []byte("6")
+			c.poll = nil
+		}
+		return false, true
+	case "5":
+		c.mu.Lock()
+		if c.state != stateOpen || !c.probed {
+			c.mu.Unlock()
+			return false, false
+		}
+		if c.poll != nil {
+			c.poll <- []byte("6")
+			c.poll = nil
+		}
+		c.ws, c.probe = ws, nil
+		ws.deadline(0)
+		write := len(c.out) > 0 && !c.writing
+		c.writing = c.writing || write
+		c.mu.Unlock()
+		if write {
+			c.write()
+		}
+		return true, true
+	}
+	return false, false
+}
+
+func endReason(err error) string {
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, os.ErrDeadlineExceeded):
+		return ReasonTransportClose
+	}
+	return ReasonTransportError
+}
