@@ -27,11 +27,15 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say what to take and how. The zero value of a field means the default
@@ -84,11 +88,96 @@ var ErrHandler = errors.New("handlers did not return")
 
 // A Queue feeds one asynq server. Its methods are safe for concurrent use.
 type Queue struct {
-	opt Options
+	opt     Options
+	log     *slog.Logger
+	flags   flags
+	n       counters
+	health  *health
+	gate    *gate
+	claims  *claims
+	settler *settler
+	delays  *delays
+	client  *client
+	crew    crew
+	served  atomic.Bool
+	plain   bool // asynq is on its own; set before it starts
+
+	// recognise tells whether asynq's scripts are those we know.
+	recognise func() error
 }
 
 // New prepares a queue. Nothing runs and nothing is sent before Serve.
-func New(opt Options) *Queue { return &Queue{opt: opt} }
+func New(opt Options) *Queue {
+	if opt.Concurrency <= 0 {
+		opt.Concurrency = 100
+	}
+	if opt.Batch <= 0 {
+		opt.Batch = 64
+	}
+	if opt.Fallback <= 0 {
+		opt.Fallback = time.Second
+	}
+	if opt.RetryDelay == nil {
+		opt.RetryDelay = retryDelay
+	}
+	if opt.Grace == 0 {
+		opt.Grace = 30 * time.Second
+	}
+	opt.Grace = max(opt.Grace, 0)
+	if opt.Abandon <= 0 {
+		opt.Abandon = 10 * time.Second
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	q := &Queue{opt: opt, log: opt.Log, recognise: recognised}
+	q.health = &health{log: q.log}
+	q.claims = &claims{
+		rdb: opt.Redis, owner: opt.Owner, concurrency: opt.Concurrency, batch: opt.Batch,
+		flags: &q.flags, n: &q.n, health: q.health, ring: q.ring,
+		known: map[taskID]*claim{}, held: map[string][]held{}, doubt: make(chan struct{}, 1),
+	}
+	q.gate = &gate{
+		lines: map[string]*line{}, claims: q.claims, admit: opt.Admit, fallback: opt.Fallback,
+		rdb: opt.Redis, health: q.health, n: &q.n,
+		woken: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
+	q.delays = &delays{
+		rdb: opt.Redis, n: &q.n, health: q.health, ring: q.ring, stopped: q.gate.stopped,
+		sets: map[string]*set{}, changed: make(chan struct{}, 1),
+	}
+	for name := range opt.Queues {
+		l := &line{name: name}
+		q.gate.lines[name] = l
+		q.gate.order = append(q.gate.order, l)
+		for _, kind := range []string{"scheduled", "retry"} {
+			s := &set{}
+			q.delays.sets[keyOf(name, kind)] = s
+			q.delays.order = append(q.delays.order, s)
+		}
+	}
+	q.settler = &settler{rdb: opt.Redis, n: &q.n, health: q.health, hurry: make(chan struct{})}
+	q.client = &client{UniversalClient: opt.Redis, q: q}
+	q.crew.left = make(chan struct{}, 1)
+	return q
+}
+
+func (q *Queue) check() error {
+	switch {
+	case q.opt.Redis == nil:
+		return errors.New("queue has no Redis")
+	case q.opt.Owner == "":
+		return errors.New("queue has no owner")
+	case len(q.opt.Queues) == 0:
+		return errors.New("queue has no names to take from")
+	}
+	for name, weight := range q.opt.Queues {
+		if name == "" || weight <= 0 {
+			return fmt.Errorf("queue %q has weight %d", name, weight)
+		}
+	}
+	return nil
+}
 
 // Serve takes tasks and runs h on them, until ctx ends; then it stops in order
 // and returns nil once everything it started has ended:
@@ -108,20 +197,164 @@ func New(opt Options) *Queue { return &Queue{opt: opt} }
 //
 // Serve may be called once. It fails at once when the options can't be used,
 // and with ErrHandler when handlers had to be left behind.
-func (q *Queue) Serve(ctx context.Context, h asynq.Handler) error { return nil }
+func (q *Queue) Serve(ctx context.Context, h asynq.Handler) error {
+	if err := q.check(); err != nil {
+		return err
+	}
+	if q.served.Swap(true) {
+		return errors.New("queue was served before")
+	}
+	work, cancelWork := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelWork(nil)
+	side, cancelSide := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelSide()
+	var helpers errgroup.Group
+
+	rdb, look, forward := redis.UniversalClient(q.client), time.Duration(1), time.Millisecond
+	if err := q.recognise(); err != nil {
+		// Slower and with asynq's own faults, but it runs.
+		q.log.Warn("asynq is not the version this was made for, polling it every 10 ms", "error", err)
+		q.plain = true
+		rdb, look, forward = q.opt.Redis, 10*time.Millisecond, time.Second
+	} else {
+		b := &bell{rdb: q.opt.Redis, wake: q.heard, health: q.health}
+		for _, subscribe := range subscriptions(q.opt.Redis, q.gate.order) {
+			helpers.Go(func() error { return b.listen(side, subscribe) })
+		}
+		for _, l := range q.gate.order {
+			q.claims.suspect(l) // an earlier life of this host may have left something
+		}
+		helpers.Go(func() error { return q.claims.heal(side, q.gate.order) })
+	}
+	text := asynqLog{q.log}
+	server := asynq.NewServerFromRedisClient(rdb, asynq.Config{
+		Concurrency:              q.opt.Concurrency,
+		Queues:                   q.opt.Queues,
+		StrictPriority:           q.opt.Strict,
+		TaskCheckInterval:        look,
+		DelayedTaskCheckInterval: forward,
+		ShutdownTimeout:          q.opt.Grace + q.opt.Abandon,
+		RetryDelayFunc:           q.retryDelay,
+		Logger:                   text,
+		LogLevel:                 text.level(),
+	})
+	err := server.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
+		return q.handle(work, ctx, h, t)
+	}))
+	if err != nil {
+		cancelSide()
+		return errors.Join(fmt.Errorf("start asynq: %w", err), helpers.Wait())
+	}
+	<-ctx.Done()
+	err = q.stop(server, cancelWork)
+	cancelSide()
+	return errors.Join(err, helpers.Wait())
+}
+
+// stop is the orderly end of Serve.
+func (q *Queue) stop(server *asynq.Server, cancelWork context.CancelCauseFunc) error {
+	ctx := context.Background()
+	q.gate.stop()
+	server.Stop()
+	if err := q.claims.release(ctx, q.gate.order); err != nil {
+		q.log.Warn("tasks not given back, they wait for their lease to expire", "error", err)
+	}
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		server.Shutdown() // waits for the handlers, and for their ends to be written
+	}()
+	grace := time.AfterFunc(q.opt.Grace, func() { cancelWork(ErrStopping) })
+	defer grace.Stop()
+	end, cancel := context.WithTimeout(ctx, q.opt.Grace+q.opt.Abandon)
+	defer cancel()
+	q.crew.wait(end)
+	// All handlers have returned, or never will. Redis gets a last chance to hear
+	// how they ended.
+	hurry := time.AfterFunc(lastChance, func() { close(q.settler.hurry) })
+	<-down
+	hurry.Stop()
+	if left := q.crew.size(); left > 0 {
+		return fmt.Errorf("%d of them: %w", left, ErrHandler)
+	}
+	return nil
+}
+
+// lastChance is how long a stopping host tries to write the ends of its tasks
+// while Redis is away. The job's record has them already, or is lost with them.
+const lastChance = 3 * time.Second
+
+// handle runs one task. work ends when the host's grace is over; task is the
+// context that asynq made.
+func (q *Queue) handle(work, task context.Context, h asynq.Handler, t *asynq.Task) error {
+	q.crew.enter()
+	defer q.crew.leave()
+	id, _ := asynq.GetTaskID(task)
+	queue, _ := asynq.GetQueueName(task)
+	var at time.Time
+	defer func() { q.claims.returned(taskID{queue, id}, at) }()
+	err := h.ProcessTask(taskContext{work, task}, t)
+	if err == nil || errors.Is(err, asynq.RevokeTask) || errors.Is(err, asynq.SkipRetry) {
+		return err
+	}
+	retried, _ := asynq.GetRetryCount(task)
+	at = time.Now().Add(waitOf(err, retried, q.opt.RetryDelay))
+	return &retryError{err, at}
+}
+
+// retryDelay is asynq's RetryDelayFunc.
+func (q *Queue) retryDelay(retried int, err error, _ *asynq.Task) time.Duration {
+	wait := time.Duration(0)
+	if r := (*retryError)(nil); errors.As(err, &r) {
+		wait = time.Until(r.at)
+	} else {
+		wait = waitOf(err, retried, q.opt.RetryDelay) // asynq's own errors, and panics
+	}
+	if q.plain {
+		wait += time.Second // it will round the time down to a whole second
+	}
+	return wait
+}
+
+// A taskContext ends with the host's work and has the values of asynq's context.
+type taskContext struct {
+	context.Context // of the work
+	task            context.Context
+}
+
+// Value implements context.Context.
+func (c taskContext) Value(key any) any {
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.task.Value(key)
+}
 
 // Wake says that the queue ("" = all) may have got a task, or that Admit may
 // have changed its mind. A needless call costs one round trip.
-func (q *Queue) Wake(queue string) {}
+func (q *Queue) Wake(queue string) { q.gate.wake(queue) }
 
-// Client is the client asynq is given. Enqueue through it (give it to
-// asynq.NewClientFromRedisClient, or to job.NewQueue) in the process that also
-// serves, and the queue wakes without a detour, and a delay noted with DueAt is
-// kept to the millisecond.
-func (q *Queue) Client() redis.UniversalClient { return q.opt.Redis }
+// heard is a ring from Redis.
+func (q *Queue) heard(queue string) {
+	q.gate.wake(queue)
+	if queue == "" {
+		q.delays.look()
+	}
+}
 
-// Stats tells what the queue has done so far.
-func (q *Queue) Stats() Stats { return Stats{} }
+// ring wakes this host and all others.
+func (q *Queue) ring(queue string) {
+	q.gate.wake(queue)
+	if err := ring(context.Background(), q.opt.Redis, queue); err != nil {
+		q.n.errors.Add(1) // the others find the task by themselves, later
+	}
+}
+
+// Client is the client asynq is given. A process that serves a queue and also
+// puts tasks into it with an asynq.Client should make that from this one
+// (asynq.NewClientFromRedisClient): then the queue wakes without a detour, all
+// other hosts are rung, and a delay noted with DueAt is kept to the millisecond.
+func (q *Queue) Client() redis.UniversalClient { return q.client }
 
 // Stats counts. All but Running only ever grow.
 type Stats struct {
@@ -137,18 +370,57 @@ type Stats struct {
 	Running   int64 // handlers running now
 }
 
-// After is err with the time to wait before the task is tried again. The task
-// never runs before that time.
-func After(wait time.Duration, err error) error { return err }
+type counters struct {
+	claims, taken, local, waits, wakes, fallbacks, errors, healed, repeated atomic.Int64
+}
 
-// DueAt makes a task scheduled with the context through Queue.Client due at
-// exactly at. asynq alone knows whole seconds; without DueAt the task becomes
-// due up to a second late, never early.
-func DueAt(ctx context.Context, at time.Time) context.Context { return ctx }
+// Stats tells what the queue has done so far.
+func (q *Queue) Stats() Stats {
+	n := &q.n
+	return Stats{
+		Claims: n.claims.Load(), Taken: n.taken.Load(), Local: n.local.Load(), Waits: n.waits.Load(),
+		Wakes: n.wakes.Load(), Fallbacks: n.fallbacks.Load(), Errors: n.errors.Load(),
+		Healed: n.healed.Load(), Repeated: n.repeated.Load(), Running: int64(q.crew.size()),
+	}
+}
 
-// Reclaim gives back to the queues every task that owner had taken and not
-// ended, and returns how many there were. Call it for a host known to be dead;
-// it wakes the others.
-func Reclaim(ctx context.Context, rdb redis.UniversalClient, owner string, queues ...string) (int, error) {
-	return 0, nil
+// A crew counts the handlers that run.
+type crew struct {
+	mu   sync.Mutex
+	n    int
+	left chan struct{} // capacity 1: the last one left
+}
+
+func (c *crew) enter() {
+	c.mu.Lock()
+	c.n++
+	c.mu.Unlock()
+}
+
+func (c *crew) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n--; c.n == 0 {
+		select {
+		case c.left <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (c *crew) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
+
+// wait returns when nobody is left, or when ctx ends.
+func (c *crew) wait(ctx context.Context) {
+	for c.size() > 0 {
+		select {
+		case <-c.left:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -1,0 +1,207 @@
+package queue
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A line is one asynq queue as this host sees it.
+type line struct {
+	name  string
+	rings atomic.Uint64 // grows with every ring
+
+	// Only asynq's processor goroutine touches these.
+	empty   bool      // nothing to take until a ring or again
+	shut    bool      // and that because Admit said no, not because Redis did
+	emptyAt uint64    // rings as it was before we looked
+	again   time.Time // when to look without a ring
+
+	// held over every claim and every search for lost ones: a claim whose reply
+	// is on its way must not be taken for a lost one.
+	mu     sync.Mutex
+	doubts []time.Time // when to search; guarded by claims.mu
+}
+
+func (l *line) quiet(now time.Time) bool {
+	return l.empty && l.rings.Load() == l.emptyAt && now.Before(l.again)
+}
+
+// A gate stands between asynq's processor and Redis: it decides which dequeue is
+// worth a round trip, and lets the processor sleep when none is.
+//
+// take and what it calls belong to the processor goroutine; wake and stop may be
+// called from anywhere.
+type gate struct {
+	lines    map[string]*line
+	order    []*line
+	claims   *claims
+	admit    func(queue string) int
+	fallback time.Duration
+	rdb      redis.UniversalClient
+	health   *health
+	n        *counters
+
+	fails   int           // claims that failed in a row
+	woken   chan struct{} // capacity 1
+	stopped chan struct{}
+	once    sync.Once
+}
+
+// wake marks a queue ("" = all) as worth a look.
+func (g *gate) wake(queue string) {
+	if queue == "" {
+		for _, l := range g.order {
+			l.rings.Add(1)
+		}
+	} else if l := g.lines[queue]; l != nil {
+		l.rings.Add(1)
+	} else {
+		return
+	}
+	g.n.wakes.Add(1)
+	select {
+	case g.woken <- struct{}{}:
+	default:
+	}
+}
+
+// stop ends taking: from now on no dequeue reaches Redis.
+func (g *gate) stop() { g.once.Do(func() { close(g.stopped) }) }
+
+// take answers one dequeue of asynq. keys and args are asynq's own.
+func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *redis.Cmd {
+	select {
+	case <-g.stopped:
+		time.Sleep(time.Millisecond) // asynq is told to stop right now: don't spin until it hears
+		return nothing(ctx)
+	default:
+	}
+	if msg, ok := g.claims.next(l.name); ok {
+		cmd := redis.NewCmd(ctx)
+		cmd.SetVal(msg)
+		return cmd
+	}
+	if g.claims.holding() {
+		return nothing(ctx) // those taken from another queue come first
+	}
+	if l.quiet(time.Now()) {
+		g.n.local.Add(1)
+		g.wait()
+		return nothing(ctx)
+	}
+	rings := l.rings.Load() // before looking: a ring from here on counts
+	n := g.claims.free()
+	if g.admit != nil {
+		if n = min(n, g.admit(l.name)); n <= 0 {
+			l.empty, l.shut, l.emptyAt, l.again = true, true, rings, time.Now().Add(g.fallback)
+			g.wait()
+			return nothing(ctx)
+		}
+	}
+	msg, err := g.claims.take(ctx, l, keys, args, n)
+	g.health.note(err)
+	cmd := redis.NewCmd(ctx)
+	switch {
+	case err != nil:
+		// asynq would ask again at once, and for ever.
+		g.n.errors.Add(1)
+		g.fails = min(g.fails+1, 5)
+		g.pause(5 * time.Millisecond << g.fails)
+		cmd.SetErr(err)
+	case msg == "":
+		g.fails = 0
+		l.empty, l.shut, l.emptyAt, l.again = true, false, rings, g.later()
+		g.wait()
+		cmd.SetErr(redis.Nil)
+	default:
+		g.fails, l.empty = 0, false
+		cmd.SetVal(msg)
+	}
+	return cmd
+}
+
+// later is when to look without a ring.
+func (g *gate) later() time.Time {
+	return time.Now().Add(g.fallback/2 + rand.N(g.fallback))
+}
+
+// wait blocks while all queues are quiet.
+func (g *gate) wait() {
+	now, first := time.Now(), time.Time{}
+	for _, l := range g.order {
+		if !l.quiet(now) {
+			return
+		}
+		if first.IsZero() || l.again.Before(first) {
+			first = l.again
+		}
+	}
+	g.n.waits.Add(1)
+	t := time.NewTimer(time.Until(first))
+	defer t.Stop()
+	select {
+	case <-g.woken:
+	case <-t.C:
+		g.n.fallbacks.Add(1)
+		g.look()
+	case <-g.stopped:
+	}
+}
+
+// look asks Redis, in one cheap round trip, which of the empty queues got
+// something without a ring.
+func (g *gate) look() {
+	pipe := g.rdb.Pipeline()
+	found := make(map[*line]*redis.IntCmd, len(g.order))
+	rings := make(map[*line]uint64, len(g.order))
+	for _, l := range g.order {
+		if l.shut {
+			l.empty = false // ask Admit again
+			continue
+		}
+		rings[l] = l.rings.Load()
+		found[l] = pipe.Exists(context.Background(), keyOf(l.name, "pending"))
+	}
+	if len(found) == 0 {
+		return
+	}
+	again := g.later()
+	_, err := pipe.Exec(context.Background())
+	g.health.note(err)
+	if err != nil {
+		g.n.errors.Add(1)
+		again = time.Now().Add(g.fallback / 8)
+	}
+	for l, n := range found {
+		l.again = again
+		switch {
+		case n.Err() != nil:
+		case n.Val() > 0:
+			l.empty = false
+		case l.rings.Load() == rings[l]:
+			l.emptyAt = rings[l]
+		}
+	}
+}
+
+// pause sleeps, unless stopped.
+func (g *gate) pause(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-g.stopped:
+	}
+}
+
+// nothing is the reply of a dequeue that found no task.
+func nothing(ctx context.Context) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(redis.Nil)
+	return cmd
+}
