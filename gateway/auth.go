@@ -1,0 +1,218 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/time/rate"
+
+	"github.com/sluicehq/sluice/config"
+)
+
+// anonymous is everybody's user id when nobody has to sign in.
+const anonymous = "anonymous"
+
+// identity is who stands behind a socket. It is fixed for the socket's life.
+type identity struct {
+	User   string
+	Tenant string
+	// Admin may watch, resume and cancel everybody's jobs.
+	Admin bool
+	// Expires ends the session; zero is never.
+	Expires time.Time
+}
+
+// credentials are the places of a handshake where a token may be, in the order
+// in which they are looked at.
+type credentials struct {
+	Auth   []byte // JSON of the auth object of the client, {"token":"…"}
+	Header string // Authorization: Bearer …
+	Query  string // token=…
+}
+
+func (c credentials) token() string {
+	var auth struct {
+		Token string `json:"token"`
+	}
+	if json.Unmarshal(c.Auth, &auth) == nil && auth.Token != "" {
+		return strings.TrimPrefix(auth.Token, "Bearer ")
+	}
+	if scheme, token, ok := strings.Cut(c.Header, " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	return c.Query
+}
+
+// authenticator tells who holds a token.
+type authenticator interface {
+	identify(ctx context.Context, c credentials) (identity, error)
+}
+
+// newAuthenticator builds what the configuration asks for. Keys of a JWKS are
+// fetched now and refreshed until ctx ends; an endpoint that doesn't answer now
+// is logged, and refuses every token until it does.
+func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (authenticator, error) {
+	options := []jwt.ParserOption{jwt.WithLeeway(30 * time.Second)}
+	if c.Issuer != "" {
+		options = append(options, jwt.WithIssuer(c.Issuer))
+	}
+	if c.Audience != "" {
+		options = append(options, jwt.WithAudience(c.Audience))
+	}
+	switch c.Mode {
+	case "", "none":
+		return openDoor{}, nil
+	case "hs256":
+		secret := []byte(c.Secret.Reveal())
+		if len(secret) < 32 {
+			return nil, errors.New("gateway.auth.secret: shorter than 32 bytes: set a longer one, such as the output of `openssl rand -hex 32`")
+		}
+		options = append(options, jwt.WithValidMethods([]string{"HS256"}))
+		return tokenDoor{parser: jwt.NewParser(options...), key: func(context.Context) jwt.Keyfunc {
+			return func(*jwt.Token) (any, error) { return secret, nil }
+		}}, nil
+	case "jwt":
+		if c.JWKSURL == "" {
+			return nil, errors.New("gateway.auth.jwks_url: empty: gateway.auth.mode jwt needs the address of a JWKS")
+		}
+		// A token with a key id nobody has seen asks for a refresh, at most
+		// once in ten seconds: key rotation without a wait, and no amplifier
+		// for strangers.
+		keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{c.JWKSURL}, keyfunc.Override{
+			HTTPTimeout:       10 * time.Second,
+			RefreshInterval:   15 * time.Minute,
+			RefreshUnknownKID: rate.NewLimiter(rate.Every(10*time.Second), 1),
+			RateLimitWaitMax:  time.Millisecond,
+			RefreshErrorHandlerFunc: func(url string) func(context.Context, error) {
+				return func(_ context.Context, err error) {
+					log.Error("signing keys could not be fetched", "url", url, "err", err)
+				}
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("gateway.auth.jwks_url: %q: %w", c.JWKSURL, err)
+		}
+		// Only asymmetric methods: a public key must never be taken for an
+		// HMAC secret.
+		options = append(options, jwt.WithValidMethods([]string{"RS256", "ES256", "EdDSA"}))
+		return tokenDoor{parser: jwt.NewParser(options...), key: keys.KeyfuncCtx}, nil
+	}
+	return nil, fmt.Errorf("gateway.auth.mode: %q is unknown: use none, hs256 or jwt", c.Mode)
+}
+
+// openDoor lets everybody in as the same user.
+type openDoor struct{}
+
+func (openDoor) identify(context.Context, credentials) (identity, error) {
+	return identity{User: anonymous}, nil
+}
+
+// tokenDoor lets in who holds a valid JSON Web Token (RFC 7519).
+type tokenDoor struct {
+	parser *jwt.Parser
+	key    func(context.Context) jwt.Keyfunc
+}
+
+// claims are what a token says. Roles may be written as a list or as one word.
+type claims struct {
+	jwt.RegisteredClaims
+	Tenant string   `json:"tenant"`
+	Roles  wordList `json:"roles"`
+	Role   string   `json:"role"`
+}
+
+type wordList []string
+
+func (w *wordList) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*w = strings.Fields(one)
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(w))
+}
+
+// errAuth marks a refused handshake. Its text goes to the client; clients of
+// old look for the word "Authentication" in it.
+type errAuth struct{ reason string }
+
+func (e errAuth) Error() string { return "Authentication failed: " + e.reason }
+
+func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error) {
+	token := c.token()
+	if token == "" {
+		return identity{}, errAuth{"no token: send one as auth.token, as a bearer in the Authorization header or as the query parameter token"}
+	}
+	var said claims
+	if _, err := d.parser.ParseWithClaims(token, &said, d.key(ctx)); err != nil {
+		return identity{}, errAuth{refusal(err)}
+	}
+	if err := checkUser(said.Subject); err != nil {
+		return identity{}, errAuth{err.Error()}
+	}
+	id := identity{
+		User:   said.Subject,
+		Tenant: said.Tenant,
+		Admin:  said.Role == "admin" || slices.Contains(said.Roles, "admin"),
+	}
+	if said.ExpiresAt != nil {
+		id.Expires = said.ExpiresAt.Time
+	}
+	return id, nil
+}
+
+// refusal says why a token was refused, without what only an attacker wants.
+func refusal(err error) string {
+	for _, known := range []struct {
+		err  error
+		text string
+	}{
+		{jwt.ErrTokenExpired, "the token has expired"},
+		{jwt.ErrTokenNotValidYet, "the token is not valid yet"},
+		{jwt.ErrTokenInvalidIssuer, "the token is from another issuer"},
+		{jwt.ErrTokenInvalidAudience, "the token is for another audience"},
+		{jwt.ErrTokenMalformed, "this is not a token"},
+		{jwt.ErrTokenUnverifiable, "the token is signed with an unknown key"},
+		{jwt.ErrTokenSignatureInvalid, "the signature does not match"},
+	} {
+		if errors.Is(err, known.err) {
+			return known.text
+		}
+	}
+	return "the token is not valid"
+}
+
+func checkUser(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the token names no user (claim sub)")
+	case len(name) > 256:
+		return errors.New("the token's user (claim sub) is longer than 256 bytes")
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("the token's user (claim sub) has control characters")
+	}
+	return nil
+}
+
+// checkExposure refuses to open an unguarded gateway to the network. It judges
+// the resolved address, which is then the one listened on.
+func checkExposure(c config.Gateway, at *net.TCPAddr) error {
+	if (c.Auth.Mode != "none" && c.Auth.Mode != "") || c.Auth.InsecurePublic {
+		return nil
+	}
+	if at.IP.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("gateway.addr: %q can be reached from other machines, and gateway.auth.mode is none: "+
+		"set gateway.auth.mode to hs256 or jwt, or listen on 127.0.0.1, or set gateway.auth.insecure_public to let everybody in", c.Addr)
+}

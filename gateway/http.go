@@ -1,0 +1,164 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/gateway/page"
+)
+
+// Times of the HTTP side. There is no limit on a whole request: a poll waits
+// for as long as there is nothing to say.
+const (
+	headerTimeout = 10 * time.Second
+	bodyTimeout   = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	readyTimeout  = 2 * time.Second
+)
+
+func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle(c.conf.Path, guard(c, sockets))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		plain(w, http.StatusOK, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, rdb) })
+	if c.conf.Page {
+		mux.Handle("GET /", page.Handler(c.conf.Path))
+	}
+	return &http.Server{
+		Handler:           secured(c.conf, mux),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ready says whether this gateway can take jobs: whether Redis answers.
+func ready(w http.ResponseWriter, r *http.Request, rdb redis.UniversalClient) {
+	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+	defer cancel()
+	if err := rdb.Ping(ctx).Err(); err != nil {
+		plain(w, http.StatusServiceUnavailable, "redis can't be reached")
+		return
+	}
+	plain(w, http.StatusOK, "ready")
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	fmt.Fprintln(w, text)
+}
+
+// secured sets the headers that every answer has, and refuses foreign host
+// names while nobody has to sign in: a web page that points its own name at a
+// loopback address would otherwise pass for this gateway's page.
+func secured(c config.Gateway, next http.Handler) http.Handler {
+	local := (c.Auth.Mode == "none" || c.Auth.Mode == "") && !c.Auth.InsecurePublic
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		if local && !loopbackName(r.Host) && !slices.Contains(hosts(c.Origins), r.Host) {
+			plain(w, http.StatusForbidden, "this gateway lets in everybody, so it answers to loopback names only: "+
+				"open it as localhost, or set gateway.auth.mode, or name the origin in gateway.origins")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func loopbackName(hostport string) bool {
+	host := hostport
+	if h, _, err := net.SplitHostPort(hostport); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if ip := net.ParseIP(host); ip != nil {
+		return ip.IsLoopback()
+	}
+	return strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost")
+}
+
+// hosts lists the host:port parts of the configured origins.
+func hosts(origins []string) []string {
+	var all []string
+	for _, o := range origins {
+		if u, err := url.Parse(o); err == nil && u.Host != "" {
+			all = append(all, u.Host)
+		}
+	}
+	return all
+}
+
+// guard stands before the Socket.IO endpoint: origins, the number of
+// connections, and the size and pace of what is posted.
+func guard(c *core, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if origin := r.Header.Get("Origin"); origin != "" {
+			if !originAllowed(c.conf.Origins, origin, r.Host) {
+				plain(w, http.StatusForbidden, "this origin is not allowed: name it in gateway.origins")
+				return
+			}
+			crossOrigin(w.Header(), c.conf.Origins, origin)
+		}
+		switch r.Method {
+		case http.MethodOptions:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case http.MethodGet, http.MethodPost:
+		default:
+			plain(w, http.StatusMethodNotAllowed, "GET and POST only")
+			return
+		}
+		if limit := c.conf.Limits.Connections; limit > 0 && r.URL.Query().Get("sid") == "" && c.hub.count() >= limit {
+			w.Header().Set("Retry-After", "5")
+			plain(w, http.StatusServiceUnavailable, "too many connections: try again in a few seconds")
+			return
+		}
+		if r.Method == http.MethodPost {
+			r.Body = http.MaxBytesReader(w, r.Body, maxPacket(c))
+			// A client that drips its body must not hold on to the connection.
+			control := http.NewResponseController(w)
+			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
+			defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// originAllowed accepts pages of the gateway itself and those on the list.
+func originAllowed(allowed []string, origin, host string) bool {
+	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, host) {
+		return true
+	}
+	return slices.Contains(allowed, "*") || slices.Contains(allowed, origin)
+}
+
+// crossOrigin lets a page of another origin read polling answers. Cookies come
+// along only for origins that are named.
+func crossOrigin(h http.Header, allowed []string, origin string) {
+	h.Add("Vary", "Origin")
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Allow-Methods", "GET, POST")
+	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+	h.Set("Access-Control-Max-Age", "600")
+	if slices.Contains(allowed, origin) {
+		h.Set("Access-Control-Allow-Credentials", "true")
+	}
+}

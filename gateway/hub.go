@@ -1,0 +1,153 @@
+package gateway
+
+import (
+	"sync"
+
+	"github.com/sluicehq/sluice/proto/job"
+)
+
+// feed makes a user's new jobs known, whichever gateway accepted them.
+type feed interface {
+	WatchUser(user string, deliver func(job.Frame)) (stop func())
+}
+
+// hub knows who is connected and who watches what. It is the gateway's own
+// index: frames reach sockets through it and never through rooms of the
+// Socket.IO library. Safe for concurrent use.
+type hub struct {
+	feed feed
+
+	mu     sync.Mutex
+	closed bool
+	all    map[*session]bool
+	users  map[string]*room
+	jobs   map[string]map[*session]bool
+}
+
+// room holds the sockets of one user.
+type room struct {
+	sessions map[*session]bool
+	stop     func() // ends the user's feed, nil while it begins
+	empty    bool
+}
+
+func newHub(f feed) *hub {
+	return &hub{feed: f, all: map[*session]bool{}, users: map[string]*room{}, jobs: map[string]map[*session]bool{}}
+}
+
+// join adds a session; false once the hub is closed. The first of a user begins
+// the user's feed.
+func (h *hub) join(s *session) bool {
+	user := s.who.User
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return false
+	}
+	h.all[s] = true
+	r := h.users[user]
+	first := r == nil
+	if first {
+		r = &room{sessions: map[*session]bool{}}
+		h.users[user] = r
+	}
+	r.sessions[s] = true
+	h.mu.Unlock()
+	if !first {
+		return true
+	}
+
+	stop := h.feed.WatchUser(user, func(f job.Frame) { h.started(user, f) })
+	h.mu.Lock()
+	gone := r.empty
+	r.stop = stop
+	h.mu.Unlock()
+	if gone {
+		stop()
+	}
+	return true
+}
+
+func (h *hub) leave(s *session) {
+	var stop func()
+	h.mu.Lock()
+	delete(h.all, s)
+	if r := h.users[s.who.User]; r != nil && r.sessions[s] {
+		delete(r.sessions, s)
+		if len(r.sessions) == 0 {
+			delete(h.users, s.who.User)
+			r.empty = true
+			stop = r.stop
+		}
+	}
+	h.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// started shows a new job to all tabs of its owner.
+func (h *hub) started(user string, f job.Frame) {
+	for _, s := range h.of(user) {
+		s.jobStarted(f.Data)
+	}
+}
+
+// of lists the sessions of a user.
+func (h *hub) of(user string) []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.users[user]
+	if r == nil {
+		return nil
+	}
+	return list(r.sessions)
+}
+
+// watchersOf lists the sessions that watch a job.
+func (h *hub) watchersOf(id string) []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return list(h.jobs[id])
+}
+
+func (h *hub) watching(s *session, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.jobs[id] == nil {
+		h.jobs[id] = map[*session]bool{}
+	}
+	h.jobs[id][s] = true
+}
+
+func (h *hub) unwatching(s *session, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.jobs[id], s)
+	if len(h.jobs[id]) == 0 {
+		delete(h.jobs, id)
+	}
+}
+
+// count is the number of connected sockets.
+func (h *hub) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.all)
+}
+
+// close lets nobody in any more and returns who is inside.
+func (h *hub) close() []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	return list(h.all)
+}
+
+func list(set map[*session]bool) []*session {
+	all := make([]*session, 0, len(set))
+	for s := range set {
+		all = append(all, s)
+	}
+	return all
+}

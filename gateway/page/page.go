@@ -1,0 +1,85 @@
+// Package page is the page that the gateway serves at /: ask, watch the answer
+// arrive, cancel, come back to it. Plain HTML, CSS and JavaScript without a
+// build step, embedded in the binary together with the Socket.IO client, so
+// that it asks nothing of any other server.
+package page
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"net/http"
+	"path"
+	"strings"
+)
+
+// socket.io.min.js is dist/socket.io.min.js of the npm package socket.io-client
+// 4.8.4, unchanged but for the reference to its source map; its licence (MIT)
+// is in its head.
+//
+//go:embed index.html style.css app.js markdown.js icon.svg socket.io.min.js
+var files embed.FS
+
+// policy allows what the page needs, all of it from this server: no inline
+// script, no inline style, no frame, no form.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
+	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+var types = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
+// file is one of the page's files, ready to be sent.
+type file struct {
+	body []byte
+	kind string
+	tag  string
+}
+
+// Handler serves the page: / and /page/…. socketPath is the path of the
+// gateway's Socket.IO endpoint, which the page reads from a meta element.
+func Handler(socketPath string) http.Handler {
+	served := map[string]file{}
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		panic("page: " + err.Error()) // embedded: can't happen
+	}
+	for _, e := range entries {
+		body, err := files.ReadFile(e.Name())
+		if err != nil {
+			panic("page: " + err.Error())
+		}
+		at := "/page/" + e.Name()
+		if e.Name() == "index.html" {
+			at = "/"
+			body = bytes.ReplaceAll(body, []byte("{{socket-path}}"), []byte(escape(socketPath)))
+		}
+		sum := sha256.Sum256(body)
+		served[at] = file{body, types[path.Ext(e.Name())], `"` + hex.EncodeToString(sum[:8]) + `"`}
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f, ok := served[r.URL.Path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", f.kind)
+		h.Set("Content-Security-Policy", policy)
+		h.Set("Cache-Control", "no-cache") // ask again each time: the tag answers
+		h.Set("ETag", f.tag)
+		if r.Header.Get("If-None-Match") == f.tag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		_, _ = w.Write(f.body) // the client is gone
+	})
+}
+
+var escaper = strings.NewReplacer("&", "&amp;", `"`, "&quot;", "<", "&lt;", ">", "&gt;")
+
+func escape(s string) string { return escaper.Replace(s) }

@@ -1,0 +1,360 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/sluicehq/sluice/proto/job"
+)
+
+// Bounds of what one socket can make the gateway hold beside its frames.
+const (
+	maxQueued = 64  // events not handled yet; a client that sends more is cut off
+	maxRecent = 64  // finished jobs remembered, so that a late feed can't start them again
+	maxAckID  = 256 // bytes of an ackId that is echoed
+)
+
+// wire is the socket under a session.
+type wire interface {
+	ID() string
+	// Write hands over one encoded packet; sent is called once it left or was
+	// dropped. Never called concurrently.
+	Write(packet []byte, sent func())
+	// Hangup cuts the connection. A client that was not told to stay away comes
+	// back by itself and resumes.
+	Hangup()
+}
+
+// session is one connected socket: who it is, what it watches, and its events,
+// which are handled one after the other in the order in which they came.
+type session struct {
+	c    *core
+	who  identity
+	wire wire
+	box  *outbox
+	log  *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	queue   []func()
+	working bool
+	watches map[string]*watch
+	recent  []string // ring of the last finished jobs
+	next    int      // where the ring is written
+	expiry  *time.Timer
+}
+
+// open begins the session of an admitted socket and greets it. It returns nil
+// when the gateway is stopping.
+func (c *core) open(who identity, w wire) *session {
+	s := &session{c: c, who: who, wire: w, watches: map[string]*watch{}}
+	s.log = c.log.With("socket", w.ID(), "user", who.User)
+	s.ctx, s.cancel = context.WithCancel(c.ctx)
+	s.box = newOutbox(int64(c.conf.Limits.Pending), w.Write, func() {
+		s.cut(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume"))
+	})
+	if !who.Expires.IsZero() {
+		s.mu.Lock()
+		s.expiry = time.AfterFunc(time.Until(who.Expires), s.expire)
+		s.mu.Unlock()
+	}
+	s.do(s.greet)
+	if !c.hub.join(s) {
+		s.end("stopping")
+		return nil
+	}
+	s.log.Debug("socket connected")
+	return s
+}
+
+// greeting is the data of the connected event.
+type greeting struct {
+	SessionID    string  `json:"sessionId"`
+	UserID       string  `json:"userId"`
+	Timestamp    int64   `json:"timestamp"` // ms
+	Models       []model `json:"models"`
+	DefaultModel string  `json:"defaultModel"`
+}
+
+func (s *session) greet() {
+	models, _ := s.c.models.list(s.ctx)
+	s.emit("connected", greeting{
+		SessionID:    s.wire.ID(),
+		UserID:       s.who.User,
+		Timestamp:    time.Now().UnixMilli(),
+		Models:       models,
+		DefaultModel: s.c.conf.DefaultModel,
+	})
+}
+
+// receive takes an event of the client. It never blocks.
+func (s *session) receive(e event) {
+	if !s.do(func() { s.handle(e) }) {
+		s.cut(refuse(codeLimit, "more than %d events are waiting to be handled", maxQueued))
+	}
+}
+
+// do appends work to the session's queue. False means that the queue is full.
+func (s *session) do(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true
+	}
+	if len(s.queue) >= maxQueued {
+		return false
+	}
+	s.queue = append(s.queue, f)
+	if !s.working {
+		s.working = true
+		s.c.work.Add(1)
+		go s.drain()
+	}
+	return true
+}
+
+// drain handles the queue until it is empty; an idle session has no goroutine.
+func (s *session) drain() {
+	defer s.c.work.Done()
+	for {
+		s.mu.Lock()
+		if s.closed || len(s.queue) == 0 {
+			s.queue, s.working = nil, false
+			s.mu.Unlock()
+			return
+		}
+		f := s.queue[0]
+		s.queue = s.queue[1:]
+		s.mu.Unlock()
+		f()
+	}
+}
+
+// spawn runs f beside the session until it returns; f ends with its context.
+func (s *session) spawn(f func(context.Context)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.c.work.Go(func() { f(s.ctx) })
+}
+
+// handle answers one event. A panic costs the event, not the process.
+func (s *session) handle(e event) {
+	req := request{Payload: []byte("null")}
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("panic in an event handler", "event", e.Name, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			s.reply(e, req, answer{}, refuse(codeInternal, "something went wrong on the server"))
+		}
+	}()
+	handler := handlers[e.Name]
+	if handler == nil {
+		s.reply(e, req, answer{}, refuse(codeInvalidPayload, "there is no event of that name: %.64q", e.Name))
+		return
+	}
+	if err := req.read(e); err != nil {
+		s.reply(e, req, answer{}, err)
+		return
+	}
+	ans, after, err := handler(s, s.ctx, req)
+	s.reply(e, req, ans, err)
+	if err == nil && after != nil {
+		after()
+	}
+}
+
+// handlers holds what a client may ask for. A handler returns the ack's fields
+// and what is to be done once the ack is on its way.
+var handlers map[string]func(*session, context.Context, request) (answer, func(), error)
+
+func init() { // the handlers reach back here
+	handlers = map[string]func(*session, context.Context, request) (answer, func(), error){
+		"search:start:v1": (*session).startJob,
+		"START_SEARCH":    (*session).startJob,
+		"task:cancel:v1":  (*session).cancelJob,
+		"CANCEL_TASK":     (*session).cancelJob,
+		"job:resume:v1":   (*session).resumeJob,
+		"job:leave:v1":    (*session).leaveJob,
+	}
+}
+
+// request is the one argument that every event takes.
+type request struct {
+	Payload json.RawMessage
+	JobID   string
+	AckID   json.RawMessage
+}
+
+func (r *request) read(e event) error {
+	if e.Binary {
+		return refuse(codeInvalidPayload, "%.64s takes no binary data", e.Name)
+	}
+	var fields map[string]json.RawMessage
+	if len(e.Args) == 0 || json.Unmarshal(e.Args[0], &fields) != nil || fields == nil {
+		return refuse(codeInvalidPayload, "%.64s takes one object", e.Name)
+	}
+	if id := fields["ackId"]; len(id) <= maxAckID {
+		r.AckID = id
+	}
+	r.Payload = e.Args[0]
+	raw, given := fields["jobId"]
+	if !given || string(raw) == "null" {
+		return nil
+	}
+	if json.Unmarshal(raw, &r.JobID) != nil {
+		return refuse(codeInvalidJobID, "jobId is not a text")
+	}
+	if err := checkJobID(r.JobID); err != nil {
+		r.JobID = "" // not repeated in answers
+		return err
+	}
+	return nil
+}
+
+// checkJobID refuses ids that could not be stored, and the one whose channel
+// would be the general channel job:progress.
+func checkJobID(id string) error {
+	if err := job.CheckID(id); err != nil {
+		return refuse(codeInvalidJobID, "%v", err)
+	}
+	if job.Channel(id) == job.ProgressChannel {
+		return refuse(codeInvalidJobID, "invalid job id: %q is reserved", id)
+	}
+	return nil
+}
+
+// reply sends the ack, or without one an error event if there is bad news.
+func (s *session) reply(e event, req request, ans answer, err error) {
+	ans.OK, ans.AckID = err == nil, req.AckID
+	if err != nil {
+		ans.Error = asRefused(err)
+		if ans.JobID == "" {
+			ans.JobID = req.JobID
+		}
+	}
+	switch {
+	case e.Ack >= 0:
+		s.box.send(encodeAck(e.Ack, encode(ans)))
+	case ans.Error != nil:
+		s.complain(complaint{refused: *ans.Error, Event: e.Name, JobID: ans.JobID, AckID: req.AckID})
+	}
+}
+
+// complain tells the client of trouble that is no answer to one of its acks.
+func (s *session) complain(c complaint) { s.emit("error", c) }
+
+func (s *session) emit(event string, data any) { s.box.send(encodeEvent(event, encode(data))) }
+
+// follow watches a job from the beginning, if the socket doesn't watch it yet.
+// again says that a finished job is to be shown once more. It returns false
+// without a watch.
+func (s *session) follow(id string, again bool) (*watch, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false, refuse(codeUnavailable, "the connection is closing")
+	}
+	if w := s.watches[id]; w != nil {
+		return w, false, nil
+	}
+	if !again && s.finished(id) {
+		return nil, false, nil
+	}
+	if len(s.watches) >= s.c.conf.Limits.Watched {
+		return nil, false, refuse(codeLimit, "this socket watches %d jobs already: leave some first (job:leave:v1)", len(s.watches))
+	}
+	w := &watch{s: s, job: id}
+	s.watches[id] = w
+	s.c.hub.watching(s, id)
+	return w, true, nil
+}
+
+func (s *session) finished(id string) bool {
+	for _, r := range s.recent {
+		if r == id {
+			return true
+		}
+	}
+	return false
+}
+
+// forget drops a watch whose job is over.
+func (s *session) forget(w *watch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.watches[w.job] != w {
+		return
+	}
+	delete(s.watches, w.job)
+	s.c.hub.unwatching(s, w.job)
+	if len(s.recent) < maxRecent {
+		s.recent = append(s.recent, w.job)
+		return
+	}
+	s.recent[s.next] = w.job
+	s.next = (s.next + 1) % maxRecent
+}
+
+// expire says goodbye: the client stays away until it has a new token.
+func (s *session) expire() {
+	s.log.Info("session ended: its token has expired")
+	s.complain(complaint{refused: *refuse(codeUnauthorized, "Authentication expired: connect again with a new token")})
+	s.spawn(func(ctx context.Context) { s.farewell(ctx, []byte{packetDisconnect}, codeUnauthorized) })
+}
+
+// cut ends the session because of what its client did or failed to do. It is
+// safe to call under any lock.
+func (s *session) cut(why *refused) {
+	s.log.Warn("socket cut off", "reason", why.Code)
+	s.spawn(func(ctx context.Context) {
+		s.farewell(ctx, encodeEvent("error", encode(complaint{refused: *why})), why.Code)
+	})
+}
+
+// parting is how long a client gets to take the last packet.
+const parting = time.Second
+
+// farewell sends the last packet and hangs up.
+func (s *session) farewell(ctx context.Context, packet []byte, reason string) {
+	ctx, cancel := context.WithTimeout(ctx, parting)
+	defer cancel()
+	s.box.last(packet)
+	_ = s.box.flushed(ctx) // hung up in any case
+	s.wire.Hangup()
+	s.end(reason)
+}
+
+// end is called when the socket is gone, for whatever reason, once or more.
+func (s *session) end(reason string) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	watches := s.watches
+	s.watches = map[string]*watch{}
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.mu.Unlock()
+
+	s.cancel()
+	s.box.close()
+	for id, w := range watches {
+		w.end()
+		s.c.hub.unwatching(s, id)
+	}
+	s.c.hub.leave(s)
+	s.log.Debug("socket disconnected", "reason", reason)
+}
