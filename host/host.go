@@ -1,0 +1,323 @@
+// Package host takes jobs from Redis and has plugins answer them.
+//
+// [Run] is the whole of it: it starts the plugins, announces what they serve,
+// takes tickets from the queue, runs each as an attempt of its job (attempt.go),
+// writes what the plugin says to the job's log behind the plugin's back
+// (stream.go), and ends every attempt with a terminal frame, the ticket of
+// another attempt, or the discovery that somebody else owns the job. It also
+// watches the other hosts and takes over the jobs of a dead one.
+package host
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/queue"
+	"github.com/sluicehq/sluice/proto/job"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// Options say what a host needs.
+type Options struct {
+	Config config.Config
+	Redis  redis.UniversalClient // shared, and not closed
+	Log    *slog.Logger
+	// Version is announced with the host.
+	Version string
+	// Providers are served beside the plugins that are found: providers that
+	// live in this process. plugins.config.<name> applies to them too.
+	Providers []sdk.Provider
+	// Report, when not nil, is told of every attempt that has ended. It must
+	// not block.
+	Report func(Report)
+	// Ready, when not nil, is called once tickets are being taken.
+	Ready func()
+}
+
+// The times of a host. They are variables of the struct rather than settings:
+// what they must be follows from one another.
+const (
+	selfFence = 15 * time.Second // without Redis, before what runs here is stopped
+	recheck   = 5 * time.Second  // between two looks for cancels that were missed
+	firstBeat = 10 * time.Millisecond
+	leaving   = 2 * time.Second // for saying goodbye to Redis
+)
+
+// Run runs a host until ctx ends, and then stops in order: no further ticket is
+// taken, what runs may end within host.grace, and the rest is handed over
+// without counting as a failure. It returns once everything it started has
+// ended, with nil unless it could not begin or something had to be left behind.
+func Run(ctx context.Context, o Options) error {
+	cfg := o.Config.Host
+	id := cfg.ID
+	if id == "" {
+		id = makeID()
+	}
+	log := o.Log.With("host", id)
+
+	starters, closeRuntimes, err := runtimes(ctx, o.Config.Plugins, log)
+	if err != nil {
+		return err
+	}
+	plugins := openCatalogue(ctx, o.Config.Plugins, o.Providers, starters, log)
+	defer func() {
+		// Nothing runs any more; what is still alive is beyond an orderly end.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if err := errors.Join(plugins.close(last), closeRuntimes(last)); err != nil {
+			log.Warn("plugins did not stop in order", "error", err)
+		}
+	}()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if len(plugins.plugins) == 0 {
+		log.Warn("no plugin could be started: this host serves nothing")
+	}
+
+	store := job.NewStore(o.Redis, job.Options{TTL: cfg.TTL, General: cfg.GeneralChannels})
+	h := &host{
+		id: id, log: log, store: store, redis: o.Redis,
+		hosts: job.NewHosts(store, log, job.HostsOptions{}),
+	}
+	h.queue = queue.New(queue.Options{
+		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency, Grace: graceOf(cfg.Grace),
+		Abandon: lingerFor + abandon, Log: log,
+	})
+	h.tickets = job.NewQueue(h.queue.Client())
+	inspector := asynq.NewInspectorFromRedisClient(o.Redis)
+	h.worker = &worker{
+		id: id, config: cfg, store: store, routes: newRoutes(plugins.plugins, log), running: &running{},
+		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
+		enqueue: h.enqueue, elsewhere: h.elsewhere,
+		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
+	}
+	if h.worker.report == nil {
+		h.worker.report = func(Report) {}
+	}
+	return h.run(ctx, o)
+}
+
+// host is a running host.
+type host struct {
+	id      string
+	log     *slog.Logger
+	redis   redis.UniversalClient
+	store   *job.Store
+	hosts   *job.Hosts
+	queue   *queue.Queue
+	tickets *job.Queue
+	worker  *worker
+}
+
+// run serves until ctx ends. Being alive, hearing of cancels and watching over
+// the others outlast the serving: what is still being worked on needs them.
+func (h *host) run(ctx context.Context, o Options) error {
+	life, die := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer die()
+	routes := h.worker.routes.models()
+	info := job.HostInfo{ID: h.id, Version: o.Version, Started: time.Now(), Models: make([]job.ModelInfo, len(routes))}
+	for i, r := range routes {
+		info.Models[i] = r.info()
+	}
+	wg.Go(func() {
+		if err := h.hosts.Announce(life, info, h.takeOver); err != nil && life.Err() == nil {
+			h.log.Error("host is not announced any more", "error", err)
+		}
+	})
+	wg.Go(func() {
+		if err := h.store.Cancels(life, h.cancelled); err != nil && life.Err() == nil {
+			h.log.Error("cancels are not followed any more", "error", err)
+		}
+	})
+	wg.Go(func() { h.watch(life) })
+
+	// A job that began before the first heartbeat would be nobody's to take over.
+	for h.hosts.LastBeat().IsZero() {
+		if !sleep(ctx, firstBeat) {
+			return nil
+		}
+	}
+	h.log.Info("host is taking jobs", "models", len(info.Models), "concurrency", h.worker.config.Concurrency)
+	if o.Ready != nil {
+		o.Ready()
+	}
+	err := h.queue.Serve(ctx, h.worker)
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve the queue: %w", err)
+	}
+	h.log.Info("host has stopped")
+	return err
+}
+
+// cancelled stops the job that was cancelled; "" means that cancels may have
+// been missed.
+func (h *host) cancelled(id string) {
+	if id != "" {
+		h.worker.running.cancel(id)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), recheck)
+	defer cancel()
+	h.recheck(ctx)
+}
+
+// recheck asks Redis which of the jobs that run here have been cancelled.
+func (h *host) recheck(ctx context.Context) {
+	ids := h.worker.running.ids()
+	if len(ids) == 0 {
+		return
+	}
+	gone, err := h.store.CancelledOf(ctx, ids...)
+	if err != nil {
+		return // it is asked again soon, and every append asks too
+	}
+	for _, id := range gone {
+		h.worker.running.cancel(id)
+	}
+}
+
+// watch looks for cancels that were missed, and stops everything when Redis has
+// been away for so long that others must have taken over.
+func (h *host) watch(ctx context.Context) {
+	tick := time.NewTicker(recheck)
+	defer tick.Stop()
+	began := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		last := h.hosts.LastBeat()
+		if last.Before(began) {
+			last = began
+		}
+		if silence := time.Since(last); silence > selfFence {
+			h.log.Warn("Redis has been away for too long: stopping what runs here", "silence", silence.Round(time.Second))
+			h.worker.running.stop(errSelfFence)
+			continue
+		}
+		h.recheck(ctx)
+	}
+}
+
+// takeOver gives the jobs of a dead host back to the queue.
+func (h *host) takeOver(ctx context.Context, dead string) {
+	jobs := 0
+	err := h.hosts.Reclaim(ctx, dead, func(ctx context.Context, t job.Ticket, priority string) error {
+		jobs++
+		return h.enqueue(ctx, t, priority, 0)
+	})
+	if err != nil {
+		h.log.Warn("jobs of a dead host are not all taken over yet", "dead", dead, "error", err)
+		return
+	}
+	tickets, err := queue.Reclaim(ctx, h.redis, dead, queueNames()...)
+	if err != nil {
+		h.log.Warn("tickets of a dead host are not given back yet", "dead", dead, "error", err)
+		return
+	}
+	h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
+}
+
+func (h *host) enqueue(ctx context.Context, t job.Ticket, priority string, delay time.Duration) error {
+	if delay > 0 {
+		ctx = queue.DueAt(ctx, time.Now().Add(delay))
+	}
+	return h.tickets.Enqueue(ctx, t, priority, delay)
+}
+
+// elsewhere reports whether another live host serves model. When that can't be
+// found out, it says no.
+func (h *host) elsewhere(ctx context.Context, model string) bool {
+	list, err := h.hosts.List(ctx)
+	if err != nil {
+		return false
+	}
+	for _, other := range list {
+		if other.ID == h.id {
+			continue
+		}
+		for _, m := range other.Models {
+			if (sdk.Model{Name: m.Name}).Matches(model) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// failedPrefix begins the error with which the task of a failed job is archived.
+const failedPrefix = "job failed: "
+
+// failedBefore reports whether a task has been in the archive for a job that
+// failed: somebody has it run again.
+func failedBefore(i *asynq.Inspector, queue, task string) (bool, error) {
+	info, err := i.GetTaskInfo(queue, task)
+	switch {
+	case errors.Is(err, asynq.ErrTaskNotFound), errors.Is(err, asynq.ErrQueueNotFound):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look up task %s: %w", task, err)
+	}
+	return strings.HasPrefix(info.LastErr, failedPrefix), nil
+}
+
+func queueNames() []string {
+	names := make([]string, 0, 3)
+	for name := range job.Queues() {
+		names = append(names, name)
+	}
+	return names
+}
+
+// graceOf is the queue's word for host.grace, of which zero means at once.
+func graceOf(d time.Duration) time.Duration {
+	if d <= 0 {
+		return -1
+	}
+	return d
+}
+
+// makeID names a host that was given no name: by its machine, so that a log can
+// be read, and by chance, so that no two incarnations share one.
+func makeID() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		name = "host"
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
+			return r
+		}
+		return '-'
+	}, name)
+	return clean[:min(len(clean), 48)] + "-" + strings.ToLower(rand.Text()[:8])
+}
+
+func settingsOf(m map[string]any) (sdk.Settings, error) {
+	if len(m) == 0 {
+		return nil, nil
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode settings: %w", err)
+	}
+	return sdk.Settings(b), nil
+}

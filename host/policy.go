@@ -1,0 +1,135 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// Codes of the errors that the host itself gives a client. Every other error
+// carries its kind as its code.
+const (
+	codeUnknownModel = "unknown_model"
+	codeFirstToken   = "first_token_timeout"
+	codeIdle         = "idle_timeout"
+	codeTotal        = "total_timeout"
+	codeOutput       = "output_limit"
+	codeHostLost     = "host_lost"
+)
+
+// verdict is what becomes of a job whose attempt has failed.
+type verdict struct {
+	retry bool          // another attempt follows
+	next  bool          // with the next of the job's models
+	wait  time.Duration // after this long
+}
+
+// judge decides by the error's kind. failures counts the failed attempts of
+// the job, this one included, and most is how many there may be.
+//
+//	limited      again after the wait that was told, with the same model
+//	unavailable  again after a back-off, with the next model; a wait that was
+//	truncated    told is kept
+//	else         never
+func judge(e *sdk.Error, failures, most int, backoff config.Backoff) verdict {
+	if !e.Retryable() || failures >= most {
+		return verdict{}
+	}
+	v := verdict{retry: true, next: e.Kind != sdk.Limited, wait: e.Wait}
+	if e.Wait <= 0 {
+		v.wait = backoffFor(failures, backoff)
+	}
+	return v
+}
+
+// backoffFor is the wait after the n-th failure: it doubles from Min to Max,
+// and a random half of it is left out so that jobs that failed together don't
+// come back together.
+func backoffFor(n int, b config.Backoff) time.Duration {
+	d := b.Min
+	for range n - 1 {
+		if d *= 2; d >= b.Max {
+			break
+		}
+	}
+	d = min(d, b.Max)
+	if d <= 0 {
+		return 0
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+// failure makes what ended a generation into an *sdk.Error. The cause of the
+// generation's context comes first: a plugin that was stopped by a deadline of
+// ours may report anything.
+func failure(ctx context.Context, err error) *sdk.Error {
+	var limit *sdk.Error
+	if cause := context.Cause(ctx); cause != nil && errors.As(cause, &limit) {
+		return limit
+	}
+	e := sdk.AsError(err)
+	if e.Kind == sdk.Cancelled {
+		// Nobody here cancelled it: the plugin gave up by itself.
+		return &sdk.Error{Kind: sdk.Truncated, Fault: sdk.Plugin, Message: e.Message, Err: err}
+	}
+	return e
+}
+
+// secretish matches what looks like a credential, in case an upstream echoed one.
+var secretish = regexp.MustCompile(`(?i)(bearer\s+[^\s"']+|\b(sk|pk|rk|key)[-_][a-z0-9_-]{8,}|(api[-_]?key|token|secret|password)["']?\s*[=:]\s*["']?[^\s"',}]+)`)
+
+// publicMessage is what the client is told. The text of an error is passed on
+// only where it is about the caller's own request; anything else could carry
+// the inside of the house.
+func publicMessage(e *sdk.Error) string {
+	if e.Fault == sdk.Caller && e.Message != "" {
+		text := secretish.ReplaceAllString(e.Message, "[removed]")
+		text = strings.Join(strings.Fields(text), " ")
+		if len(text) > 500 {
+			text = strings.ToValidUTF8(text[:500], "") + "…"
+		}
+		return text
+	}
+	switch e.Code {
+	case codeFirstToken:
+		return "the model did not begin to answer in time"
+	case codeIdle:
+		return "the model stopped in the middle of its answer"
+	case codeTotal:
+		return "the model took too long to answer"
+	case codeOutput:
+		return "the answer is longer than allowed"
+	case codeHostLost:
+		return "the host that ran the job was lost"
+	}
+	switch e.Kind {
+	case sdk.Invalid:
+		return "the provider does not accept the request"
+	case sdk.Denied:
+		return "the provider does not admit this installation"
+	case sdk.Limited:
+		return "the provider is receiving too many requests"
+	case sdk.Unavailable:
+		return "the provider is not available"
+	case sdk.Truncated:
+		return "the answer broke off before its end"
+	case sdk.Refused:
+		return "the model declined to answer"
+	}
+	return "something went wrong inside the provider"
+}
+
+// publicCode is the code a client sees: one of the host's own, or the kind.
+func publicCode(e *sdk.Error) string {
+	switch e.Code {
+	case codeUnknownModel, codeFirstToken, codeIdle, codeTotal, codeOutput, codeHostLost:
+		return e.Code
+	}
+	return string(e.Kind)
+}

@@ -1,0 +1,30 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/sandbox"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// runtimes opens what plugins are run with. close is called once no plugin is left.
+func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[manifest.Runtime]starter, closeAll func(context.Context) error, err error) {
+	guests, err := sandbox.NewRuntime(ctx, sandbox.Options{CacheDir: cfg.CacheDir, Log: log})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the sandbox: %w", err)
+	}
+	return map[manifest.Runtime]starter{
+		manifest.Wasm: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
+			p, err := guests.Load(ctx, m, gate)
+			if err != nil {
+				return sdk.Provider{}, nil, err
+			}
+			return p.Provider(), p.Close, nil
+		},
+	}, guests.Close, nil
+}
