@@ -300,8 +300,8 @@ func (c *call) died(err error) *sdk.Error {
 	if errors.As(err, &exit) {
 		reason = fmt.Sprintf("exited with code %d", exit.ExitCode())
 	}
-	if tail := c.stdio.tail(); tail != "" {
-		reason += "; it wrote: " + tail
+	if text := c.stdio.excerpt(); text != "" {
+		reason += "; it wrote: " + text
 	}
 	return pluginError("%s", reason)
 }

@@ -13,7 +13,8 @@ import (
 
 const (
 	maxStdio = 1 << 20 // bytes that one call may print
-	maxTail  = 2 << 10 // bytes remembered for the error of a guest that dies
+	maxFirst = 512     // bytes remembered for the error of a guest that dies: of the first it printed
+	maxLast  = 1 << 10 // and of the last; a Go guest's panic comes before a long trace
 )
 
 var errStdioFull = errors.New("the call has printed more than 1 MiB")
@@ -23,6 +24,7 @@ type stdio struct {
 	ctx     context.Context
 	log     *plainLog
 	written int
+	first   []byte
 	last    []byte
 	writers [2]*lineWriter
 }
@@ -46,9 +48,16 @@ func (s *stdio) flush() {
 	}
 }
 
-// tail is the last of what was printed, on one line.
-func (s *stdio) tail() string {
-	return strings.Join(strings.Fields(strings.ToValidUTF8(string(s.last), "\uFFFD")), " ")
+// excerpt is the beginning and the end of what was printed, on one line.
+func (s *stdio) excerpt() string {
+	text := string(s.first)
+	if len(s.last) > 0 {
+		if s.written > len(s.first)+len(s.last) {
+			text += " … "
+		}
+		text += string(s.last)
+	}
+	return strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " ")
 }
 
 // lineWriter fails once the call is over or has printed too much: a guest may
@@ -68,8 +77,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		return 0, errStdioFull
 	}
 	s.written += len(p)
-	s.last = append(s.last, p[max(0, len(p)-maxTail):]...)
-	s.last = s.last[max(0, len(s.last)-maxTail):]
+	s.remember(p)
 	n := len(p)
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
@@ -85,6 +93,14 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		p = p[i+1:]
 	}
 	return n, nil
+}
+
+func (s *stdio) remember(p []byte) {
+	n := min(len(p), maxFirst-len(s.first))
+	s.first = append(s.first, p[:n]...)
+	p = p[n:]
+	s.last = append(s.last, p[max(0, len(p)-maxLast):]...)
+	s.last = s.last[max(0, len(s.last)-maxLast):]
 }
 
 func (w *lineWriter) end() {
