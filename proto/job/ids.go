@@ -25,6 +25,9 @@ func CheckID(id string) error {
 	case len(id) > maxIDLen:
 		return &IDError{fmt.Sprintf("%d characters, at most %d are allowed", len(id), maxIDLen)}
 	}
+	if Channel(id) == ProgressChannel {
+		return &IDError{"reserved"} // its channel is the general one
+	}
 	for i := range len(id) {
 		if !idChar(id[i]) {
 			return &IDError{fmt.Sprintf("character %d: only A-Z a-z 0-9 _ . : - are allowed", i+1)}

@@ -19,7 +19,7 @@ func metaKey(id string) string { return "sluice:{job:" + id + "}:meta" }
 // logKey: stream. One entry per frame, entry id <seq>-0, field f = the frame. Expires with metaKey.
 func logKey(id string) string { return "sluice:{job:" + id + "}:log" }
 
-// hostJobsKey: hash, job id -> attempt. What a host runs, for whoever reclaims it. Entries are deleted when
+// hostJobsKey: set of task ids. The attempts a host runs, for whoever reclaims it. Entries are deleted when
 // the attempt ends; the key expires Options.TTL after the last Begin.
 func hostJobsKey(host string) string { return "sluice:host:{" + host + "}:jobs" }
 

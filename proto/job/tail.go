@@ -3,7 +3,16 @@ package job
 import (
 	"context"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	defaultQuiet = 1500 * time.Millisecond
+	defaultLost  = 15 * time.Second
 )
 
 // TailOptions of a Tail; the zero value is usable.
@@ -20,27 +29,213 @@ type TailOptions struct {
 // It buffers nothing: a frame that can't be delivered in its turn makes the watch read the log instead.
 // It outlives any absence of Redis and misses nothing: it reads the log of every watched job again after a
 // (re)subscription, on a gap of seq, and when a quiet job's position has moved.
-type Tail struct{}
+type Tail struct {
+	s      *Store
+	log    *slog.Logger
+	o      TailOptions
+	l      *listener
+	legacy func(channel string, payload []byte)
+	lost   func(id string)
+
+	mu    sync.Mutex
+	jobs  map[string]*tailJob
+	users map[string][]*userWatch // slices are replaced, never changed in place
+	live  map[string]struct{}     // channels whose subscription is confirmed
+	queue []*watch                // that want to read the log; each at most once
+	poke  chan struct{}
+}
 
 // NewTail returns a Tail; nothing happens before Run.
-func NewTail(s *Store, log *slog.Logger, o TailOptions) *Tail { return &Tail{} }
-
-// Run follows until ctx ends and returns when everything it started has ended.
-func (t *Tail) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-
-// Watch delivers the frames of a job after a seq: in order, each once, contiguous (a merged chunk covers
-// From..Seq), never two calls at a time for one watch. It ends by itself after the terminal frame. deliver must
-// not block and must not keep the slice; it may call stop or Watch. A call under way may end after stop returned.
-func (t *Tail) Watch(id string, after int64, deliver func([]Frame)) (stop func()) { return func() {} }
-
-// WatchUser delivers what is published for a user: job:started frames, as long as it is connected (nothing is
-// kept for later). Same rules for deliver as Watch.
-func (t *Tail) WatchUser(user string, deliver func(Frame)) (stop func()) { return func() {} }
+func NewTail(s *Store, log *slog.Logger, o TailOptions) *Tail {
+	if o.Quiet <= 0 {
+		o.Quiet = defaultQuiet
+	}
+	if o.Lost <= 0 {
+		o.Lost = defaultLost
+	}
+	if o.Merge == 0 {
+		o.Merge = 16
+	}
+	if o.MergeSize <= 0 {
+		o.MergeSize = 64 << 10
+	}
+	if o.Readers <= 0 {
+		o.Readers = 4
+	}
+	return &Tail{
+		s: s, log: log, o: o, l: newListener(s.rdb),
+		jobs: make(map[string]*tailJob), users: make(map[string][]*userWatch), live: make(map[string]struct{}),
+		poke: make(chan struct{}, 1),
+	}
+}
 
 // Legacy sets the receiver of messages without seq, on the general channels and on job:<id> of watched jobs.
-// Called before Run; without it the general channels are not subscribed. f must not block or keep payload.
-func (t *Tail) Legacy(f func(channel string, payload []byte)) {}
+// Called before Run; without it the general channels are not subscribed. f must not block.
+func (t *Tail) Legacy(f func(channel string, payload []byte)) {
+	t.legacy = f
+	t.l.add(ChunkChannel, CompleteChannel, ProgressChannel)
+}
 
 // Lost sets the receiver of the ids of watched jobs whose record Redis has lost and no host has seeded again
 // within TailOptions.Lost; the watch has ended. Called before Run. f must not block.
-func (t *Tail) Lost(f func(id string)) {}
+func (t *Tail) Lost(f func(id string)) { t.lost = f }
+
+// Run follows until ctx ends and returns ctx's error when everything it started has ended.
+func (t *Tail) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range t.o.Readers {
+		wg.Go(func() { t.readers(ctx) })
+	}
+	wg.Go(func() { t.check(ctx) })
+	t.l.run(ctx, t.receive)
+	wg.Wait()
+	return ctx.Err()
+}
+
+// Watch delivers the frames of a job after a seq: in order, each once, contiguous (a merged chunk covers
+// From..Seq), never two calls at a time for one watch. Only where Redis has lost frames for good there is a hole.
+// It ends by itself after the terminal frame. deliver must not block and must not keep the slice (the bytes it
+// may keep, not change); it may call stop or Watch. A call under way may end after stop returned.
+func (t *Tail) Watch(id string, after int64, deliver func([]Frame)) (stop func()) {
+	w := &watch{t: t, pos: after, deliver: deliver}
+	t.mu.Lock()
+	j := t.jobs[id]
+	if j == nil {
+		j = &tailJob{id: id, moved: time.Now()}
+		t.jobs[id] = j
+		t.l.add(Channel(id))
+	}
+	w.job = j
+	j.watches = append(j.watches[:len(j.watches):len(j.watches)], w)
+	_, live := t.live[Channel(id)]
+	t.mu.Unlock()
+	if live {
+		w.wantRead()
+	} // else the confirmation of the subscription, or the check of quiet jobs, starts it
+	return w.stop
+}
+
+type userWatch struct{ deliver func(Frame) }
+
+// WatchUser delivers what is published for a user: job:started frames, as long as it is connected (nothing is
+// kept for later). Same rules for deliver as Watch.
+func (t *Tail) WatchUser(user string, deliver func(Frame)) (stop func()) {
+	w := &userWatch{deliver}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.users[user]) == 0 {
+		t.l.add(UserChannel(user))
+	}
+	t.users[user] = append(t.users[user][:len(t.users[user]):len(t.users[user])], w)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if left := without(t.users[user], w); len(left) > 0 {
+			t.users[user] = left
+		} else if _, there := t.users[user]; there {
+			delete(t.users, user)
+			t.l.remove(UserChannel(user))
+		}
+	}
+}
+
+// without returns a copy of s that lacks x.
+func without[T comparable](s []T, x T) []T {
+	out := make([]T, 0, len(s))
+	for _, v := range s {
+		if v != x {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// receive is called by the listener, from one goroutine.
+func (t *Tail) receive(m any) {
+	switch m := m.(type) {
+	case *redis.Message:
+		t.message(m.Channel, []byte(m.Payload))
+	case *redis.Subscription:
+		t.confirmed(m)
+	case disconnected:
+		t.mu.Lock()
+		clear(t.live)
+		n := len(t.jobs)
+		t.mu.Unlock()
+		t.log.Warn("pub/sub connection lost, connecting again", "watched", n, "error", m.err)
+	}
+}
+
+func (t *Tail) confirmed(m *redis.Subscription) {
+	t.mu.Lock()
+	if m.Kind == "unsubscribe" {
+		delete(t.live, m.Channel)
+		t.mu.Unlock()
+		return
+	}
+	t.live[m.Channel] = struct{}{}
+	var watches []*watch
+	if id, ok := strings.CutPrefix(m.Channel, jobChannelPrefix); ok {
+		if j := t.jobs[id]; j != nil {
+			watches = j.watches
+		}
+	}
+	t.mu.Unlock()
+	for _, w := range watches {
+		w.wantRead()
+	}
+}
+
+func (t *Tail) message(channel string, payload []byte) {
+	switch channel {
+	case ChunkChannel, CompleteChannel, ProgressChannel:
+		if t.legacy != nil && !hasSeq(payload) {
+			t.legacy(channel, payload)
+		}
+		return
+	}
+	if user, ok := strings.CutPrefix(channel, userChannelPrefix); ok {
+		t.mu.Lock()
+		watches := t.users[user]
+		t.mu.Unlock()
+		f, err := ParseFrame(payload)
+		if err != nil {
+			t.log.Warn("malformed message dropped", "channel", channel, "error", err)
+			return
+		}
+		for _, w := range watches {
+			w.deliver(f)
+		}
+		return
+	}
+	id, _ := strings.CutPrefix(channel, jobChannelPrefix)
+	t.mu.Lock()
+	j := t.jobs[id]
+	var watches []*watch
+	if j != nil {
+		j.moved = time.Now()
+		watches = j.watches
+	}
+	t.mu.Unlock()
+	if j == nil {
+		return
+	}
+	f, err := ParseFrame(payload)
+	switch {
+	case (err != nil || f.Seq == 0) && t.legacy != nil:
+		t.legacy(channel, payload)
+	case err != nil:
+		t.log.Warn("malformed message dropped", "channel", channel, "error", err)
+	case f.Seq > 0 && f.Job == id:
+		frames := []Frame{f}
+		for _, w := range watches {
+			w.offer(frames)
+		}
+	}
+}
+
+// hasSeq tells our own frames on the general channels, of which job:<id> brings the same, from legacy messages.
+func hasSeq(payload []byte) bool {
+	f, err := ParseFrame(payload)
+	return err == nil && f.Seq > 0
+}

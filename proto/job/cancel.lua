@@ -1,0 +1,12 @@
+-- Accept a cancel: from here on no attempt begins and no chunk is appended.
+-- KEYS 1 meta (hash)
+-- ARGV 1 user, 2 '1' if any user's job may be cancelled, 3 cancel channel, 4 job id, 5 ttl ms
+-- Returns the state found, '' if there is no such job for this user.
+local m = redis.call('HMGET', KEYS[1], 'user', 'state')
+if not m[1] or (ARGV[2] ~= '1' and m[1] ~= ARGV[1]) then return '' end
+local state = m[2]
+if state == 'complete' or state == 'failed' or state == 'cancelled' then return state end
+redis.call('HSET', KEYS[1], 'cancel', '1')
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
+if state == 'running' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
+return state

@@ -1,0 +1,43 @@
+package job
+
+import (
+	_ "embed"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Every script touches the keys of one slot. They have no flags and call nothing newer than Redis 6, so that
+// miniredis and Valkey run them too.
+var (
+	//go:embed create.lua
+	createLua string
+	//go:embed begin.lua
+	beginLua string
+	//go:embed append.lua
+	appendLua string
+	//go:embed seed.lua
+	seedLua string
+	//go:embed release.lua
+	releaseLua string
+	//go:embed cancel.lua
+	cancelLua string
+	//go:embed end.lua
+	endLua string
+	//go:embed reclaim.lua
+	reclaimLua string
+	//go:embed beat.lua
+	beatLua string
+	//go:embed withdraw.lua
+	withdrawLua string
+
+	createScript   = redis.NewScript(createLua)
+	beginScript    = redis.NewScript(beginLua)
+	appendScript   = redis.NewScript(appendLua)
+	seedScript     = redis.NewScript(seedLua)
+	releaseScript  = redis.NewScript(releaseLua)
+	cancelScript   = redis.NewScript(cancelLua)
+	endScript      = redis.NewScript(endLua)
+	reclaimScript  = redis.NewScript(reclaimLua)
+	beatScript     = redis.NewScript(beatLua)
+	withdrawScript = redis.NewScript(withdrawLua)
+)

@@ -1,0 +1,268 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// tailJob is a job with watches; its fields are guarded by Tail.mu.
+type tailJob struct {
+	id      string
+	watches []*watch  // replaced, never changed in place
+	moved   time.Time // last message or check
+	missing time.Time // since when Redis has no record of it
+}
+
+// watch is one cursor on one job. While it reads the log, live frames only raise seen; it stops reading when the
+// log has nothing after what was seen, in the same step in which live frames are accepted again.
+type watch struct {
+	t       *Tail
+	job     *tailJob
+	deliver func([]Frame)
+	ended   atomic.Bool
+
+	mu      sync.Mutex // held during deliver
+	pos     int64      // last seq delivered
+	seen    int64      // highest seq offered
+	reading bool       // queued to read the log, or reading
+	again   bool       // asked to read while reading
+}
+
+func (w *watch) stop() {
+	if w.ended.Swap(true) {
+		return
+	}
+	t, j := w.t, w.job
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	j.watches = without(j.watches, w)
+	if len(j.watches) == 0 && t.jobs[j.id] == j {
+		delete(t.jobs, j.id)
+		t.l.remove(Channel(j.id))
+	}
+}
+
+// offer hands a live frame to the watch.
+func (w *watch) offer(frames []Frame) {
+	f := frames[0]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = max(w.seen, f.Seq)
+	switch {
+	case w.ended.Load() || w.reading || f.Seq <= w.pos:
+	case f.From > w.pos+1:
+		w.reading = true
+		w.t.enqueue(w)
+	default:
+		w.pos = f.Seq
+		w.deliver(frames)
+		if f.Terminal() {
+			w.stop()
+		}
+	}
+}
+
+// wantRead makes the watch read the log after its position.
+func (w *watch) wantRead() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.again = true
+	if !w.reading {
+		w.reading = true
+		w.t.enqueue(w)
+	}
+}
+
+func (t *Tail) enqueue(w *watch) {
+	t.mu.Lock()
+	t.queue = append(t.queue, w)
+	t.mu.Unlock()
+	t.nudge()
+}
+
+func (t *Tail) nudge() {
+	select {
+	case t.poke <- struct{}{}:
+	default:
+	}
+}
+
+// readers serves the queue, one of several.
+func (t *Tail) readers(ctx context.Context) {
+	for {
+		t.mu.Lock()
+		var w *watch
+		if n := len(t.queue); n > 0 {
+			w = t.queue[0]
+			t.queue[0] = nil
+			if t.queue = t.queue[1:]; n == 1 {
+				t.queue = nil
+			}
+		}
+		more := len(t.queue) > 0
+		t.mu.Unlock()
+		if w == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.poke:
+			}
+			continue
+		}
+		if more {
+			t.nudge()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		w.read(ctx)
+	}
+}
+
+// read delivers the log after the watch's position until live frames can go on.
+func (w *watch) read(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		after := w.pos
+		w.again = false
+		w.mu.Unlock()
+		if w.ended.Load() {
+			return
+		}
+		frames, st, err := w.t.s.Read(ctx, w.job.id, after, pageSize)
+		if !w.take(ctx, frames, st, err) {
+			return
+		}
+	}
+}
+
+// take delivers a page and reports whether another one should be read.
+func (w *watch) take(ctx context.Context, frames []Frame, st Status, err error) (more bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended.Load() {
+		return false
+	}
+	if err != nil {
+		w.reading = false // the next confirmation, gap or check of quiet jobs starts it again
+		if !Retryable(err) && !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
+			w.t.log.Error("log of a job can't be read", "job", w.job.id, "error", err)
+			w.stop()
+			if w.t.lost != nil {
+				w.t.lost(w.job.id)
+			}
+		}
+		return false
+	}
+	if n := len(frames); n > 0 {
+		if frames[0].From > w.pos+1 {
+			w.t.log.Warn("Redis lost frames of a job for good", "job", w.job.id, "from", w.pos+1, "to", frames[0].From-1)
+		}
+		w.pos = frames[n-1].Seq
+		more = n >= pageSize
+		if w.t.o.Merge >= 0 && n > w.t.o.Merge {
+			frames = Merge(frames, w.t.o.MergeSize)
+		}
+		w.deliver(frames)
+	} else if !w.again {
+		w.seen = w.pos // what was seen beyond isn't there: Redis went back
+	}
+	if st.State.Terminal() && w.pos >= st.Seq && !more {
+		w.stop()
+		return false
+	}
+	if more || w.again || w.seen > w.pos {
+		return true
+	}
+	w.reading = false
+	return false
+}
+
+// checkBatch is how many quiet jobs one pipeline asks about.
+const checkBatch = 256
+
+// check asks for the position of jobs that have been quiet: a publication may have been lost, the last one too.
+func (t *Tail) check(ctx context.Context) {
+	tick := time.NewTicker(max(t.o.Quiet/3, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			var quiet []*tailJob
+			t.mu.Lock()
+			for _, j := range t.jobs {
+				if now.Sub(j.moved) >= t.o.Quiet {
+					j.moved = now
+					quiet = append(quiet, j)
+				}
+			}
+			t.mu.Unlock()
+			for len(quiet) > 0 {
+				n := min(len(quiet), checkBatch)
+				if !t.checkJobs(ctx, quiet[:n]) {
+					break
+				}
+				quiet = quiet[n:]
+			}
+		}
+	}
+}
+
+func (t *Tail) checkJobs(ctx context.Context, jobs []*tailJob) bool {
+	metas := make([]*redis.SliceCmd, len(jobs))
+	_, err := t.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, j := range jobs {
+			metas[i] = p.HMGet(ctx, metaKey(j.id), "state", "seq")
+		}
+		return nil
+	})
+	if err != nil {
+		return false // Redis is away; a reconnection reads everything again
+	}
+	for i, j := range jobs {
+		v := metas[i].Val()
+		gone := v[0] == nil
+		t.mu.Lock()
+		watches := j.watches
+		if !gone {
+			j.missing = time.Time{}
+		} else if j.missing.IsZero() {
+			j.missing = time.Now()
+		}
+		lost := gone && time.Since(j.missing) >= t.o.Lost
+		t.mu.Unlock()
+		for _, w := range watches {
+			switch {
+			case lost:
+				w.stop()
+			case !gone:
+				w.moved(integer(v[1]), State(text(v[0])).Terminal())
+			}
+		}
+		if lost && len(watches) > 0 && t.lost != nil {
+			t.lost(j.id)
+		}
+	}
+	return true
+}
+
+// moved compares the watch with the job's position.
+func (w *watch) moved(seq int64, terminal bool) {
+	w.mu.Lock()
+	behind := seq > w.pos
+	busy := w.reading
+	w.mu.Unlock()
+	switch {
+	case behind:
+		w.wantRead()
+	case terminal && !busy:
+		w.stop()
+	}
+}
