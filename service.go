@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/gateway"
+	"github.com/sluicehq/sluice/host"
+	"github.com/sluicehq/sluice/host/embedded"
+)
+
+// service is one running Sluice: the halves that were asked for, and their Redis.
+type service struct {
+	config        config.Config
+	log           *slog.Logger
+	stdout        io.Writer
+	host, gateway bool
+}
+
+// run serves until ctx ends, then stops in order: the gateway takes no more,
+// the host drains, and Redis goes last.
+func (s *service) run(ctx context.Context) error {
+	redis.SetLogger(redisLog{s.log})
+	if s.config.Redis.URL.IsZero() && !(s.host && s.gateway) {
+		return errors.New("redis.url is not set: a host and a gateway that run apart meet on a Redis both can reach; " +
+			"set redis.url, or run sluice without a word to have both in one process")
+	}
+	if len(s.config.Plugins.Dirs) == 0 {
+		beside, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find the plugins beside the binary: %w", err)
+		}
+		s.config.Plugins.Dirs = []string{filepath.Join(filepath.Dir(beside), "plugins")}
+	}
+	return s.withRedis(ctx, s.serve)
+}
+
+// explain adds what would help to an error of listening.
+func explain(addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("gateway.addr %s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --gateway.addr 127.0.0.1:0", addr)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: choose a port above 1023 with --gateway.addr, or run as a user who may use this one", err)
+	}
+	return err
+}
+
+// serve runs the halves until ctx ends or one of them fails. The gateway comes
+// up when the host serves, so that whoever connects finds models.
+func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
+	group, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { s.log.Info("stopping; a second signal ends it at once") })()
+	hostReady := make(chan struct{})
+	if s.host {
+		ready := sync.OnceFunc(func() { close(hostReady) })
+		group.Go(func() error {
+			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Ready: ready}
+			if err := host.Run(ctx, o); err != nil {
+				return fmt.Errorf("host: %w", err)
+			}
+			return nil
+		})
+	} else {
+		close(hostReady)
+	}
+	group.Go(func() error {
+		select {
+		case <-hostReady:
+		case <-ctx.Done():
+			return nil
+		}
+		if !s.gateway {
+			fmt.Fprintln(s.stdout, "Sluice takes jobs. Ctrl-C stops it.")
+			return nil
+		}
+		o := gateway.Options{Config: s.config.Gateway, Redis: rdb, Log: s.log, TTL: s.config.Host.TTL, Ready: s.greet}
+		if err := gateway.Run(ctx, o); err != nil {
+			return explain(s.config.Gateway.Addr, err)
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// greet prints the one line that a person who just started it needs.
+func (s *service) greet(addr string) {
+	what := "open"
+	if !s.config.Gateway.Page {
+		what = "Socket.IO is at"
+	}
+	fmt.Fprintf(s.stdout, "Sluice is ready: %s http://%s/ (Ctrl-C stops it)\n", what, browsable(addr))
+}
+
+// browsable is an address as a browser on this machine would reach it.
+func browsable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsUnspecified() {
+		return addr
+	}
+	return net.JoinHostPort("localhost", port)
+}
+
+// withRedis calls use with a Redis that answers, the configured one or one of
+// our own, which is stopped when use has returned.
+func (s *service) withRedis(ctx context.Context, use func(context.Context, redis.UniversalClient) error) error {
+	if !s.config.Redis.URL.IsZero() {
+		o, err := s.config.Redis.Options()
+		if err != nil {
+			return err
+		}
+		rdb := redis.NewUniversalClient(o)
+		defer rdb.Close()
+		if err := s.awaitRedis(ctx, rdb); err != nil {
+			return nil //nolint:nilerr // it was told to stop while it waited
+		}
+		return use(ctx, rdb)
+	}
+
+	// Redis outlives ctx: what ends with ctx still has to write its last words.
+	redisCtx, stopRedis := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRedis()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ready, ended := make(chan embedded.Instance, 1), make(chan error, 1)
+	go func() {
+		err := embedded.Run(redisCtx, embedded.Options{
+			Mode: s.config.Redis.Embedded, Dir: s.config.Redis.DataDir, Log: s.log,
+		}, func(i embedded.Instance) { ready <- i })
+		cancel(err)
+		ended <- err
+	}()
+	var instance embedded.Instance
+	select {
+	case instance = <-ready:
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		stopRedis()
+		return <-ended
+	}
+	if instance.Durable {
+		s.log.Info("redis is embedded and keeps its data", "server", instance.Name, "dir", s.config.Redis.DataDir)
+	} else {
+		s.log.Warn("redis is embedded in memory: jobs do not survive a restart; install valkey-server or redis-server, or set redis.url")
+	}
+	rdb := redis.NewUniversalClient(instance.Redis)
+	err := use(ctx, rdb)
+	rdb.Close()
+	stopRedis()
+	return errors.Join(err, <-ended)
+}
+
+// awaitRedis waits until Redis answers, however long that takes. It fails only
+// when ctx ends.
+func (s *service) awaitRedis(ctx context.Context, rdb redis.UniversalClient) error {
+	const longest = 5 * time.Second
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, longest) {
+		ask, done := context.WithTimeout(ctx, longest)
+		err := rdb.Ping(ask).Err()
+		done()
+		if err == nil {
+			s.log.Info("redis answers", "url", s.config.Redis.URL)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.log.Warn("redis does not answer, trying again; is it running, and is redis.url right?",
+			"url", s.config.Redis.URL, "error", err, "wait", wait)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// redisLog gives go-redis's own remarks to the log: what matters of them comes
+// back as errors too.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "redis client says", "line", strings.TrimSpace(fmt.Sprintf(format, v...)))
+}
+
+func newLog(c config.Log, out io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // validated
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(out, o))
+	}
+	return slog.New(slog.NewTextHandler(out, o))
+}
