@@ -5,6 +5,7 @@
 package egress
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -202,6 +203,15 @@ func (g *Gate) request(ctx context.Context, r *Request) (*http.Request, error) {
 	if r.Body != nil && r.Length != 0 {
 		req.Body = io.NopCloser(&boundedBody{r: r.Body, left: g.limits.RequestBody})
 		req.ContentLength = r.Length
+		if b, ok := r.Body.(*bytes.Reader); ok {
+			// Lets the transport try again on a fresh connection when a kept one
+			// turns out to be closed before anything was written to it.
+			start := *b
+			req.GetBody = func() (io.ReadCloser, error) {
+				again := start
+				return io.NopCloser(&again), nil
+			}
+		}
 	}
 	return req, nil
 }

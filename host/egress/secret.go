@@ -69,7 +69,10 @@ func resolveSecret(ref string, lookup func(string) (string, bool)) (string, erro
 	kind, rest, _ := strings.Cut(ref, ":")
 	switch kind {
 	case "env":
-		v, _ := lookup(rest)
+		v, ok := lookup(rest)
+		if !ok {
+			return "", nil
+		}
 		return strings.TrimSpace(v), nil
 	case "value":
 		return strings.TrimSpace(rest), nil

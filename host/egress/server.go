@@ -25,11 +25,12 @@ const flushBuffer = 16 << 10
 // ctx is done, then drops what is still under way and returns nil.
 func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
-		Handler:           http.HandlerFunc(g.serve),
-		ReadHeaderTimeout: dialTimeout,
-		MaxHeaderBytes:    maxHeaderBytes + maxURL,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		Handler:                      http.HandlerFunc(g.serve),
+		ReadHeaderTimeout:            dialTimeout,
+		MaxHeaderBytes:               maxHeaderBytes + maxURL,
+		DisableGeneralOptionsHandler: true,
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ErrorLog:                     slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
