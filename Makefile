@@ -1,0 +1,93 @@
+# Everything is built into build/, which git ignores.
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
+
+# Plugins are built from the manifests beside their sources: plugins/echo/native.yaml
+# becomes build/plugins/echo, plugins/echo/sandbox.yaml becomes build/plugins/echo-sandbox.
+MANIFESTS := $(wildcard plugins/*/native.yaml plugins/*/sandbox.yaml)
+
+# Packages whose tests compile WebAssembly, or start the built binary, are run
+# without the race detector: it makes the compiler of guests ten times slower
+# and can't see into them.
+HEAVY := github.com/sluicehq/sluice$$|/host/sandbox|/plugins/|/sdk/sdktest|/examples/
+
+.PHONY: help
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | column -t -s '	'
+
+.PHONY: build
+build: ## the binary
+	$(GO) build -ldflags '-X main.version=$(VERSION)' -o build/sluice .
+
+.PHONY: plugins
+plugins: build ## the bundled plugins, native and sandboxed
+	@set -e; for manifest in $(MANIFESTS); do \
+		name=$$(basename $$(dirname $$manifest)); \
+		case $$manifest in *sandbox.yaml) name=$$name-sandbox;; esac; \
+		build/sluice plugin build $$manifest build/plugins/$$name; \
+	done
+
+.PHONY: run
+run: plugins ## build everything and run it: host, gateway and page on an embedded Redis
+	@build/sluice
+
+.PHONY: test
+test: setup lint race heavy ## set up what is needed, then lint and run every test
+	@echo "All checks passed."
+
+.PHONY: setup
+setup: ## programs and npm packages that the tests use
+	@.ci/tools
+	@set -e; for lock in $$(find . -name package-lock.json -not -path '*/node_modules/*'); do \
+		dir=$$(dirname $$lock); \
+		if [ ! $$dir/node_modules -nt $$lock ]; then \
+			echo "npm ci in $$dir"; (cd $$dir && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); \
+			touch $$dir/node_modules; \
+		fi; \
+	done
+
+.PHONY: race
+race: ## tests with the race detector
+	$(GO) test -race -timeout 10m $$($(GO) list ./... | grep -vE '$(HEAVY)')
+
+.PHONY: heavy
+heavy: ## tests that compile guests or run the whole of Sluice
+	$(GO) test -timeout 14m $$($(GO) list ./... | grep -E '$(HEAVY)')
+
+.PHONY: lint
+lint: ## formatting, vet, staticcheck, tidy modules, fresh generated code
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+		if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w:" $$unformatted; exit 1; fi
+	$(GO) vet ./...
+	GOOS=wasip1 GOARCH=wasm $(GO) vet ./sdk ./plugins/... ./examples/...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+	@$(MAKE) --no-print-directory generate-check
+
+.PHONY: generate
+generate: ## write the generated code anew
+	$(GO) generate ./...
+
+.PHONY: generate-check
+generate-check: ## the generated code is what generate would write
+	@before=$$(cat proto/provider/*.pb.go | sha256sum); $(GO) generate ./...; \
+		after=$$(cat proto/provider/*.pb.go | sha256sum); \
+		if [ "$$before" != "$$after" ]; then echo "generated code was not fresh; it is now: commit it"; exit 1; fi
+
+.PHONY: bench
+bench: plugins ## START_SEARCH to first chunk, and the cost of a chunk, per runtime
+	$(GO) run ./bench/firstchunk
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for 20 seconds
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime 20s $$package; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf build
