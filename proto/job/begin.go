@@ -29,15 +29,16 @@ func (s *Store) Begin(ctx context.Context, t Ticket, host string) (*Attempt, err
 }
 
 func (s *Store) begin(ctx context.Context, t Ticket, host string) (*Attempt, error) {
-	r, err := s.runBegin(ctx, t, host)
+	r, fresh, err := s.runBegin(ctx, t, host)
 	if err != nil {
 		return nil, err
 	}
 	if len(r) == 0 {
 		return nil, errProtocol
 	}
-	if r[0] != "ok" {
-		// An entry that stays behind is ignored by whoever reclaims this host.
+	if r[0] != "ok" && fresh {
+		// Only the entry just made: an older one may be all that is known of a dead incarnation's attempt.
+		// If it stays behind, whoever reclaims this host ignores it.
 		s.rdb.SRem(ctx, hostJobsKey(host), t.TaskID())
 	}
 	switch r[0] {
@@ -82,19 +83,23 @@ func (s *Store) begin(ctx context.Context, t Ticket, host string) (*Attempt, err
 	return a, nil
 }
 
-// runBegin indexes the job under its host, then begins. On one server both go in one round trip, in order.
-func (s *Store) runBegin(ctx context.Context, t Ticket, host string) ([]any, error) {
+// runBegin indexes the attempt under its host, then begins. On one server both go in one round trip, in order.
+// fresh tells that the entry in the index is new.
+func (s *Store) runBegin(ctx context.Context, t Ticket, host string) (reply []any, fresh bool, err error) {
 	keys := []string{metaKey(t.Job), logKey(t.Job)}
 	args := []any{t.Attempt, host, s.holder, s.o.TTL.Milliseconds()}
 	if _, cluster := s.rdb.(*redis.ClusterClient); cluster {
-		if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { s.index(ctx, p, t, host); return nil }); err != nil {
-			return nil, err
+		var added *redis.IntCmd
+		if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { added = s.index(ctx, p, t, host); return nil }); err != nil {
+			return nil, false, err
 		}
-		return beginScript.Run(ctx, s.rdb, keys, args...).Slice()
+		reply, err = beginScript.Run(ctx, s.rdb, keys, args...).Slice()
+		return reply, added.Val() == 1, err
 	}
+	var added *redis.IntCmd
 	var begun *redis.Cmd
-	_, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		s.index(ctx, p, t, host)
+	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		added = s.index(ctx, p, t, host)
 		begun = beginScript.EvalSha(ctx, p, keys, args...)
 		return nil
 	})
@@ -102,14 +107,16 @@ func (s *Store) runBegin(ctx context.Context, t Ticket, host string) ([]any, err
 		begun, err = beginScript.Eval(ctx, s.rdb, keys, args...), nil
 	}
 	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, err
+		return nil, false, err
 	}
-	return begun.Slice()
+	reply, err = begun.Slice()
+	return reply, added.Val() == 1, err
 }
 
-func (s *Store) index(ctx context.Context, c redis.Cmdable, t Ticket, host string) {
-	c.SAdd(ctx, hostJobsKey(host), t.TaskID())
+func (s *Store) index(ctx context.Context, c redis.Cmdable, t Ticket, host string) (added *redis.IntCmd) {
+	added = c.SAdd(ctx, hostJobsKey(host), t.TaskID())
 	c.PExpire(ctx, hostJobsKey(host), s.o.TTL)
+	return added
 }
 
 // hold reserves a ticket in this process: the script can't tell its own repetition from a second delivery.

@@ -1,0 +1,395 @@
+package job
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// soon is how long a test waits for what should happen at once: much longer than needed on a loaded machine.
+const soon = 30 * time.Second
+
+// need skips a test without a tool, or fails it where SLUICE_REQUIRE is set.
+func need(t testing.TB, tool string) string {
+	t.Helper()
+	path, err := exec.LookPath(tool)
+	if err != nil {
+		if os.Getenv("SLUICE_REQUIRE") != "" {
+			t.Fatalf("%s is required: %v", tool, err)
+		}
+		t.Skipf("%s is not installed", tool)
+	}
+	return path
+}
+
+// onEach runs a test on every kind of Redis.
+func onEach(t *testing.T, f func(t *testing.T, rdb redis.UniversalClient)) {
+	t.Run("miniredis", func(t *testing.T) { f(t, mini(t)) })
+	t.Run("redis-server", func(t *testing.T) { f(t, startServer(t).client(t)) })
+	t.Run("cluster", func(t *testing.T) { f(t, cluster(t)) })
+}
+
+// onServer runs a test on the kinds that take little time to start.
+func onServer(t *testing.T, f func(t *testing.T, rdb redis.UniversalClient)) {
+	t.Run("miniredis", func(t *testing.T) { f(t, mini(t)) })
+	t.Run("redis-server", func(t *testing.T) { f(t, startServer(t).client(t)) })
+}
+
+func mini(t testing.TB) redis.UniversalClient {
+	m := miniredis.NewMiniRedis()
+	if err := m.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	c := redis.NewClient(&redis.Options{Addr: m.Addr()})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// server is a redis-server of one test, on a unix socket.
+type server struct {
+	t      testing.TB
+	dir    string
+	args   []string
+	socket string
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
+	out *io.PipeWriter
+}
+
+func startServer(t testing.TB, args ...string) *server {
+	t.Helper()
+	need(t, "redis-server")
+	dir, err := os.MkdirTemp("", "job") // short: the path of a socket is limited
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &server{t: t, dir: dir, socket: filepath.Join(dir, "s"), args: args}
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+// start returns when the server accepts connections.
+func (s *server) start() {
+	s.t.Helper()
+	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--dir", s.dir, "--save", ""}, s.args...)
+	cmd := exec.Command("redis-server", args...)
+	startProcess(s.t, cmd)
+	s.mu.Lock()
+	s.cmd = cmd
+	s.mu.Unlock()
+}
+
+// startProcess starts a redis-server and waits for its word that it is ready.
+func startProcess(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan bool, 1)
+	go func() {
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			if strings.Contains(strings.ToLower(sc.Text()), "ready to accept connections") {
+				ready <- true
+			}
+		}
+		close(ready)
+	}()
+	select {
+	case ok := <-ready:
+		if !ok {
+			t.Fatalf("%v ended before it was ready", cmd.Args)
+		}
+	case <-time.After(soon):
+		t.Fatalf("%v is not ready", cmd.Args)
+	}
+}
+
+// kill is kill -9.
+func (s *server) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+func (s *server) client(t testing.TB) *redis.Client {
+	c := redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// shared is the Redis Cluster of this package's tests, three masters, started once.
+var shared struct {
+	once  sync.Once
+	err   error
+	dir   string
+	addrs []string
+	cmds  []*exec.Cmd
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, cmd := range shared.cmds {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	if shared.dir != "" {
+		os.RemoveAll(shared.dir)
+	}
+	os.Exit(code)
+}
+
+func cluster(t *testing.T) redis.UniversalClient {
+	need(t, "redis-server")
+	need(t, "redis-cli")
+	if testing.Short() {
+		t.Skip("a cluster takes some seconds to start")
+	}
+	shared.once.Do(func() { startCluster(t) })
+	if shared.err != nil {
+		t.Fatal(shared.err)
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: shared.addrs})
+	t.Cleanup(func() { c.Close() })
+	flush := func() error {
+		return c.ForEachMaster(t.Context(), func(ctx context.Context, m *redis.Client) error { return m.FlushAll(ctx).Err() })
+	}
+	eventually(t, "cluster is up", func() bool { return flush() == nil })
+	return c
+}
+
+func startCluster(t *testing.T) {
+	shared.err = fmt.Errorf("cluster did not start")
+	shared.dir, _ = os.MkdirTemp("", "jobc")
+	for i := range 3 {
+		port := clusterPort(t)
+		dir := filepath.Join(shared.dir, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("redis-server", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "",
+			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "15000")
+		startProcess(t, cmd)
+		shared.cmds = append(shared.cmds, cmd)
+		shared.addrs = append(shared.addrs, fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	args := append([]string{"--cluster", "create"}, shared.addrs...)
+	out, err := exec.Command("redis-cli", append(args, "--cluster-yes")...).CombinedOutput()
+	if err != nil {
+		shared.err = fmt.Errorf("create cluster: %w: %s", err, out)
+		return
+	}
+	shared.err = nil
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: shared.addrs})
+	defer c.Close()
+	eventually(t, "cluster agrees on its state", func() bool {
+		ok := true
+		err := c.ForEachMaster(context.Background(), func(ctx context.Context, m *redis.Client) error {
+			info, err := m.ClusterInfo(ctx).Result()
+			if err != nil || !strings.Contains(info, "cluster_state:ok") {
+				ok = false
+			}
+			return err
+		})
+		return err == nil && ok
+	})
+}
+
+// clusterPort is a free port whose cluster bus port, 10000 above, exists.
+func clusterPort(t *testing.T) int {
+	for range 100 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		l.Close()
+		if port < 55000 {
+			return port
+		}
+		bus := port - 20000 // in the range the kernel gives out too, but below the limit
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", bus)); err == nil {
+			l.Close()
+			return bus
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// eventually polls what has no event to wait for.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(soon)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			t.Fatalf("not within %v: %s", soon, what)
+		}
+	}
+}
+
+type testLog struct{ t testing.TB }
+
+func (w testLog) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func logger(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
+
+// start runs a blocking function until the test ends and waits for it.
+func start(t testing.TB, run func(ctx context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); run(ctx) }()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+// dropReplies makes a client lose replies: the command takes effect, its caller gets an error.
+type dropReplies struct {
+	mu   sync.Mutex
+	drop func(cmd redis.Cmder) bool
+}
+
+var errLost = fmt.Errorf("read reply: %w", io.ErrUnexpectedEOF)
+
+func (d *dropReplies) set(f func(cmd redis.Cmder) bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drop = f
+}
+
+func (d *dropReplies) lost(cmd redis.Cmder) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.drop != nil && d.drop(cmd)
+}
+
+func (d *dropReplies) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (d *dropReplies) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err == nil && d.lost(cmd) {
+			cmd.SetErr(errLost)
+			return errLost
+		}
+		return err
+	}
+}
+
+func (d *dropReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if err == nil && d.lost(cmds[len(cmds)-1]) {
+			for _, cmd := range cmds {
+				cmd.SetErr(errLost)
+			}
+			return errLost
+		}
+		return err
+	}
+}
+
+// Shorthands of the tests.
+
+func create(t testing.TB, s *Store, j Job) Ticket {
+	t.Helper()
+	if j.ID == "" {
+		j.ID = NewID()
+	}
+	if j.User == "" {
+		j.User = "ann"
+	}
+	if _, created, err := s.Create(t.Context(), j); err != nil || !created {
+		t.Fatalf("create: %v %v", created, err)
+	}
+	return Ticket{Job: j.ID, Attempt: 1}
+}
+
+func begin(t testing.TB, s *Store, k Ticket, host string) *Attempt {
+	t.Helper()
+	a, err := s.Begin(t.Context(), k, host)
+	if err != nil {
+		t.Fatalf("begin %s: %v", k.TaskID(), err)
+	}
+	return a
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chunk(text string) Event { return &Chunk{Chunk: text} }
+
+// logOf reads a whole log and checks that it counts from 1 without gaps and has at most one terminal frame, the last.
+func logOf(t testing.TB, s *Store, id string) ([]Frame, Status) {
+	t.Helper()
+	frames, st, err := s.Read(context.Background(), id, 0, 1<<20)
+	if err != nil {
+		t.Fatalf("read: %v", err)
+	}
+	for i, f := range frames {
+		if f.Seq != int64(i)+1 || f.Job != id {
+			t.Errorf("frame %d has seq %d of job %s", i, f.Seq, f.Job)
+		}
+		if f.Terminal() != (i == len(frames)-1 && st.State.Terminal()) {
+			t.Errorf("frame %d of %d is %s in state %s", f.Seq, len(frames), f.Event, st.State)
+		}
+	}
+	if st.Seq != int64(len(frames)) {
+		t.Errorf("record says seq %d, log has %d", st.Seq, len(frames))
+	}
+	return frames, st
+}
+
+func events(frames []Frame) string {
+	var b strings.Builder
+	for _, f := range frames {
+		name, _, _ := strings.Cut(f.Event, ":v1")
+		fmt.Fprintf(&b, "%s ", strings.TrimPrefix(strings.TrimPrefix(name, "model:"), "task:"))
+	}
+	return strings.TrimSpace(b.String())
+}
+
+func textOf(t testing.TB, frames []Frame) string {
+	t.Helper()
+	s, err := Text(frames)
+	must(t, err)
+	return s
+}
