@@ -147,6 +147,9 @@ func (b *binding) connect(l *link, j *joined, p *Packet) {
 		return
 	}
 	raw := append([]byte("0"+nameWithComma(p.Namespace)), p.Data...)
+	if p.Data == nil {
+		raw = append(raw, "{}"...) // middleware sees an empty auth, as Node's does, not nil
+	}
 	if !l.handOver(raw, nil, c.done) {
 		return
 	}
