@@ -41,7 +41,8 @@ type claims struct {
 	ring        func(queue string)
 
 	mu    sync.Mutex
-	known map[taskID]*claim
+	known map[string]map[string]*claim // by queue and task id
+	total int                          // of known
 	held  map[string][]held // by queue: taken, not yet handed to asynq
 	doubt chan struct{}     // capacity 1: some line has a doubt
 }
@@ -74,7 +75,14 @@ func (c *claims) holding() bool {
 func (c *claims) free() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(1, min(c.batch, c.concurrency-len(c.known)))
+	return max(1, min(c.batch, c.concurrency-c.total))
+}
+
+// have is how many tasks of a queue this host has.
+func (c *claims) have(queue string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.known[queue])
 }
 
 // take claims up to n tasks, returns the first and keeps the others for next.
@@ -101,7 +109,7 @@ func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n
 	defer c.mu.Unlock()
 	rest := make([]held, 0, len(got)/2-1)
 	for i := 0; i+1 < len(got); i += 2 {
-		c.known[taskID{l.name, got[i]}] = &claim{}
+		c.learn(l.name, got[i])
 		if i > 0 {
 			rest = append(rest, held{got[i], got[i+1]})
 		}
@@ -116,7 +124,7 @@ func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n
 func (c *claims) returned(t taskID, retryAt time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k := c.known[t]; k != nil {
+	if k := c.known[t.queue][t.id]; k != nil {
 		k.returned, k.retryAt = time.Now(), retryAt
 	}
 }
@@ -125,7 +133,7 @@ func (c *claims) returned(t taskID, retryAt time.Time) {
 func (c *claims) retryAt(t taskID) (time.Time, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k := c.known[t]; k != nil && !k.retryAt.IsZero() {
+	if k := c.known[t.queue][t.id]; k != nil && !k.retryAt.IsZero() {
 		return k.retryAt, true
 	}
 	return time.Time{}, false
@@ -135,7 +143,25 @@ func (c *claims) retryAt(t taskID) (time.Time, bool) {
 func (c *claims) ended(t taskID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.known, t)
+	c.drop(t)
+}
+
+// learn and drop are called with c.mu held.
+func (c *claims) learn(queue, id string) {
+	if c.known[queue] == nil {
+		c.known[queue] = map[string]*claim{}
+	}
+	if c.known[queue][id] == nil {
+		c.total++
+	}
+	c.known[queue][id] = &claim{}
+}
+
+func (c *claims) drop(t taskID) {
+	if c.known[t.queue][t.id] != nil {
+		c.total--
+		delete(c.known[t.queue], t.id)
+	}
 }
 
 // suspect: a claim of l failed without a reply. It may have taken tasks.
@@ -209,10 +235,8 @@ func (c *claims) giveBack(ctx context.Context, l *line) (int, error) {
 	defer l.mu.Unlock()
 	c.mu.Lock()
 	var keep []string
-	for t := range c.known {
-		if t.queue == l.name {
-			keep = append(keep, t.id)
-		}
+	for id := range c.known[l.name] {
+		keep = append(keep, id)
 	}
 	c.mu.Unlock()
 	return giveBack(ctx, c.rdb, c.flags, c.owner, l.name, keep)
@@ -226,7 +250,7 @@ func (c *claims) release(ctx context.Context, lines []*line) error {
 		c.mu.Lock()
 		mine := len(c.held[l.name]) > 0 || len(l.doubts) > 0
 		for _, h := range c.held[l.name] {
-			delete(c.known, taskID{l.name, h.id})
+			c.drop(taskID{l.name, h.id})
 		}
 		delete(c.held, l.name)
 		c.mu.Unlock()
@@ -248,9 +272,11 @@ func (c *claims) release(ctx context.Context, lines []*line) error {
 func (c *claims) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for t, k := range c.known {
-		if !k.returned.IsZero() && time.Since(k.returned) > forgetAfter {
-			delete(c.known, t)
+	for queue, tasks := range c.known {
+		for id, k := range tasks {
+			if !k.returned.IsZero() && time.Since(k.returned) > forgetAfter {
+				c.drop(taskID{queue, id})
+			}
 		}
 	}
 }

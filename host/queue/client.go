@@ -51,6 +51,9 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 		cmd := q.settler.end(ctx, verb, script, keys, args)
 		if cmd.Err() == nil {
 			q.claims.ended(t)
+			if q.opt.Admit != nil {
+				q.gate.wake(queue) // there may be room again
+			}
 			if what == stepEnd && strings.HasSuffix(keys[2], ":pending") { // requeued
 				q.ring(queue)
 			}

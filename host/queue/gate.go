@@ -40,7 +40,7 @@ type gate struct {
 	lines    map[string]*line
 	order    []*line
 	claims   *claims
-	admit    func(queue string) int
+	admit    func(queue string, have int) int
 	fallback time.Duration
 	rdb      redis.UniversalClient
 	health   *health
@@ -97,7 +97,7 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 	rings := l.rings.Load() // before looking: a ring from here on counts
 	n := g.claims.free()
 	if g.admit != nil {
-		if n = min(n, g.admit(l.name)); n <= 0 {
+		if n = min(n, g.admit(l.name, g.claims.have(l.name))); n <= 0 {
 			l.empty, l.shut, l.emptyAt, l.again = true, true, rings, time.Now().Add(g.fallback)
 			g.wait()
 			return nothing(ctx)

@@ -56,11 +56,13 @@ type Options struct {
 	// Batch is how many tasks are taken in one round trip at most, and never more
 	// than there are handlers free. Default 64; 1 spreads bursts over the hosts.
 	Batch int
-	// Admit, when not nil, is asked before tasks of a queue are taken, how many of
-	// them may start now. After a no (0 or less) it is asked again when Wake is
-	// called for the queue, and once per Fallback. It is called from one goroutine
-	// and must not block.
-	Admit func(queue string) int
+	// Admit, when not nil, is asked before tasks of a queue are taken, how many
+	// more of them may start now; have is how many of them this host has (taken
+	// and not ended). A limit is `return limit - have`. After a no (0 or less) it
+	// is asked again when a task of the queue ends or is rung for, when Wake is
+	// called, and once per Fallback. It is called from one goroutine and must not
+	// block.
+	Admit func(queue string, have int) int
 	// Fallback is the mean time between two looks at Redis when nobody rings: a
 	// lost wake-up costs at most one and a half of it. Default 1 s.
 	Fallback time.Duration
@@ -135,7 +137,7 @@ func New(opt Options) *Queue {
 	q.claims = &claims{
 		rdb: opt.Redis, owner: opt.Owner, concurrency: opt.Concurrency, batch: opt.Batch,
 		flags: &q.flags, n: &q.n, health: q.health, ring: q.ring,
-		known: map[taskID]*claim{}, held: map[string][]held{}, doubt: make(chan struct{}, 1),
+		known: map[string]map[string]*claim{}, held: map[string][]held{}, doubt: make(chan struct{}, 1),
 	}
 	q.gate = &gate{
 		lines: map[string]*line{}, claims: q.claims, admit: opt.Admit, fallback: opt.Fallback,
