@@ -34,7 +34,7 @@ func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *ht
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, rdb) })
 	if c.conf.Page {
-		mux.Handle("GET /", page.Handler(c.conf.Path))
+		mux.Handle("/", page.Handler(c.conf.Path))
 	}
 	return &http.Server{
 		Handler:           secured(c.conf, mux),
