@@ -20,6 +20,10 @@ const (
 	abandon   = 5 * time.Second
 )
 
+// lastWrite is how long a write under way may take once the attempt is over,
+// before its connection is cut.
+const lastWrite = 200 * time.Millisecond
+
 // Statuses of task:progress:v1 that the host writes. The last two also keep
 // count of the failures of a job: see history.
 const (
@@ -81,7 +85,8 @@ func (a *attempt) generate(run, host context.Context) error {
 	// Cancelled, fenced, told to stop: what waits is of no use.
 	giveUp := func(cause error) error {
 		a.stream.fail(cause)
-		cut(cause)
+		late := time.AfterFunc(lastWrite, func() { cut(cause) })
+		defer late.Stop()
 		<-written
 		return cause
 	}

@@ -97,12 +97,12 @@ func Run(ctx context.Context, o Options) error {
 		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency, Grace: graceOf(cfg.Grace),
 		Abandon: lingerFor + abandon, Log: log,
 	})
-	h.tickets = job.NewQueue(h.queue.Client())
+	h.tickets = newTickets(h.queue)
 	inspector := asynq.NewInspectorFromRedisClient(o.Redis)
 	h.worker = &worker{
 		id: id, config: cfg, store: store, routes: newRoutes(plugins.plugins, log), running: &running{},
 		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
-		enqueue: h.enqueue, elsewhere: h.elsewhere,
+		enqueue: h.tickets.enqueue, elsewhere: h.elsewhere,
 		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
 	}
 	if h.worker.report == nil {
@@ -119,7 +119,7 @@ type host struct {
 	store   *job.Store
 	hosts   *job.Hosts
 	queue   *queue.Queue
-	tickets *job.Queue
+	tickets *tickets
 	worker  *worker
 }
 
@@ -217,15 +217,23 @@ func (h *host) watch(ctx context.Context) {
 	}
 }
 
-// takeOver gives the jobs of a dead host back to the queue.
+// takeOver gives the jobs of a dead host back to the queue. It is called with
+// this host's own id too, for the jobs of an earlier life under the same name;
+// the queue itself looks for the tickets of that one.
 func (h *host) takeOver(ctx context.Context, dead string) {
 	jobs := 0
 	err := h.hosts.Reclaim(ctx, dead, func(ctx context.Context, t job.Ticket, priority string) error {
 		jobs++
-		return h.enqueue(ctx, t, priority, 0)
+		return h.tickets.enqueue(ctx, t, priority, 0)
 	})
 	if err != nil {
 		h.log.Warn("jobs of a dead host are not all taken over yet", "dead", dead, "error", err)
+		return
+	}
+	if dead == h.id {
+		if jobs > 0 {
+			h.log.Info("took over from an earlier life of this host", "jobs", jobs)
+		}
 		return
 	}
 	tickets, err := queue.Reclaim(ctx, h.redis, dead, queueNames()...)
@@ -234,13 +242,6 @@ func (h *host) takeOver(ctx context.Context, dead string) {
 		return
 	}
 	h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
-}
-
-func (h *host) enqueue(ctx context.Context, t job.Ticket, priority string, delay time.Duration) error {
-	if delay > 0 {
-		ctx = queue.DueAt(ctx, time.Now().Add(delay))
-	}
-	return h.tickets.Enqueue(ctx, t, priority, delay)
 }
 
 // elsewhere reports whether another live host serves model. When that can't be

@@ -8,11 +8,12 @@ import (
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/native"
 	"github.com/sluicehq/sluice/host/sandbox"
 	"github.com/sluicehq/sluice/sdk"
 )
 
-// runtimes opens what plugins are run with. close is called once no plugin is left.
+// runtimes opens what plugins are run with. closeAll is called once no plugin is left.
 func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[manifest.Runtime]starter, closeAll func(context.Context) error, err error) {
 	guests, err := sandbox.NewRuntime(ctx, sandbox.Options{CacheDir: cfg.CacheDir, Log: log})
 	if err != nil {
@@ -25,6 +26,20 @@ func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[
 				return sdk.Provider{}, nil, err
 			}
 			return p.Provider(), p.Close, nil
+		},
+		manifest.Native: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
+			p, err := native.Start(ctx, m, native.Options{CacheDir: cfg.CacheDir, Egress: gate, Log: log})
+			if err != nil {
+				return sdk.Provider{}, nil, err
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- p.Run(context.WithoutCancel(ctx)) }()
+			return p.Provider(), func(ctx context.Context) error {
+				if err := p.Close(ctx); err != nil {
+					return err
+				}
+				return <-ended
+			}, nil
 		},
 	}, guests.Close, nil
 }

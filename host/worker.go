@@ -63,7 +63,9 @@ func (w *worker) process(ctx context.Context, t job.Ticket) error {
 	defer w.running.add(t.Job, stop)()
 
 	log := w.log.With("job", t.Job, "attempt", t.Attempt)
-	a, err := w.begin(run, ctx, t)
+	last, done := lingering(ctx, lingerFor)
+	defer done()
+	a, err := w.begin(last, t)
 	switch {
 	case err == nil:
 	case errors.Is(err, job.ErrStale), errors.Is(err, job.ErrCancelled), errors.Is(err, job.ErrNotFound):
@@ -78,17 +80,16 @@ func (w *worker) process(ctx context.Context, t job.Ticket) error {
 	log = w.log.With("job", t.Job, "attempt", a.Number, "user", a.Job.User)
 	x := &attempt{worker: w, Attempt: a, log: log}
 	err = x.generate(run, ctx)
-	last, done := lingering(ctx, lingerFor)
-	defer done()
 	return x.end(last, err)
 }
 
-// begin begins the attempt of a ticket. It tries until Redis answers, or run
-// ends: an attempt that was begun without our knowing would be nobody's.
-func (w *worker) begin(run, host context.Context, t job.Ticket) (a *job.Attempt, err error) {
+// begin begins the attempt of a ticket. It tries until Redis answers, whoever
+// cancels the job meanwhile: an attempt that was begun without our knowing would
+// be nobody's.
+func (w *worker) begin(ctx context.Context, t job.Ticket) (a *job.Attempt, err error) {
 	begin := func() error {
-		return persist(run, func(context.Context) (err error) {
-			a, err = w.store.Begin(context.WithoutCancel(host), t, w.id)
+		return persist(ctx, func(ctx context.Context) (err error) {
+			a, err = w.store.Begin(ctx, t, w.id)
 			return err
 		})
 	}
@@ -98,7 +99,7 @@ func (w *worker) begin(run, host context.Context, t job.Ticket) (a *job.Attempt,
 	// The task of a job that failed lies in asynq's archive under its old id.
 	// Run from there, it asks for the next attempt.
 	var st job.Status
-	err = persist(run, func(ctx context.Context) (err error) {
+	err = persist(ctx, func(ctx context.Context) (err error) {
 		st, err = w.store.Status(ctx, t.Job)
 		return err
 	})
@@ -108,7 +109,7 @@ func (w *worker) begin(run, host context.Context, t job.Ticket) (a *job.Attempt,
 	if st.State != job.StateFailed || st.Attempt < t.Attempt {
 		return nil, job.ErrStale
 	}
-	name, _ := asynq.GetQueueName(host)
+	name, _ := asynq.GetQueueName(ctx)
 	if again, err := w.failedBefore(name, t.TaskID()); err != nil || !again {
 		return nil, errors.Join(job.ErrStale, err)
 	}
