@@ -224,3 +224,33 @@ func readProviderData(c *ProviderData, b []byte) error {
 		return err
 	})
 }
+
+// DecodeBatch calls f with the chunks of a Batch of provider.proto. Chunks of a kind from a later
+// version are left out. It keeps nothing of b.
+func DecodeBatch(b []byte, f func(Chunk) error) error {
+	return eachField(b, func(fd field) error {
+		if !fd.is(1, wireBytes) {
+			return nil
+		}
+		c, err := decodeOneof(fd.data)
+		if err != nil {
+			return reading("chunk", err)
+		}
+		if c == nil {
+			return nil
+		}
+		return f(c)
+	})
+}
+
+// decodeOneof reads a message Chunk: of several members the last one counts.
+func decodeOneof(b []byte) (c Chunk, err error) {
+	err = eachField(b, func(fd field) error {
+		if fd.typ != wireBytes || fd.num > int(KindProviderData) {
+			return nil
+		}
+		c, err = DecodeChunk(uint32(fd.num), fd.data)
+		return err
+	})
+	return c, err
+}

@@ -19,23 +19,24 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/sdk"
 )
 
-func init() {
-	sdk.Register(sdk.Provider{
-		Name:        "echo",
-		Version:     "1.0.0",
-		Models:      []sdk.Model{{Name: "echo*", Tools: true, Reasoning: true, Continue: true}},
-		Generate:    generate,
-		Resume:      resume,
-		Check:       check,
-		CountTokens: countTokens,
-	})
+var provider = sdk.Provider{
+	Name:        "echo",
+	Version:     "1.0.0",
+	Models:      []sdk.Model{{Name: "echo*", Tools: true, Reasoning: true, Continue: true}},
+	Generate:    generate,
+	Resume:      resume,
+	Check:       check,
+	CountTokens: countTokens,
 }
+
+func init() { sdk.Register(provider) }
 
 func main() { sdk.Main() }
 
@@ -262,11 +263,16 @@ func readOptions(req *sdk.Request) (options, error) {
 	if o.Burst < 1 {
 		return o, sdk.Errorf(sdk.Invalid, "option burst: %d is less than 1", o.Burst)
 	}
+	if o.Error != nil && !slices.Contains(kinds, o.Error.Kind) {
+		return o, sdk.Errorf(sdk.Invalid, "option error: kind %q is none of %v", o.Error.Kind, kinds)
+	}
 	if o.Tokens != nil && (*o.Tokens < 0 || *o.Tokens > maxTokens) {
 		return o, sdk.Errorf(sdk.Invalid, "option tokens: %d is not from 0 to %d", *o.Tokens, maxTokens)
 	}
 	return o, nil
 }
+
+var kinds = []sdk.Kind{sdk.Invalid, sdk.Denied, sdk.Limited, sdk.Unavailable, sdk.Truncated, sdk.Refused, sdk.Internal}
 
 // said is an option that is a text, or true for a text of echo's own.
 type said struct {

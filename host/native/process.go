@@ -1,0 +1,191 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+
+	"github.com/sluicehq/sluice/proto/provider"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// process is one process of a plugin that has answered.
+type process struct {
+	runner *procRunner
+	client *goplugin.Client
+	conn   *grpc.ClientConn
+	desc   sdk.Description
+	began  time.Time
+}
+
+// connection is what the plugin dispenses on the host's side.
+type connection struct {
+	goplugin.NetRPCUnsupportedPlugin
+}
+
+func (connection) GRPCServer(*goplugin.GRPCBroker, *grpc.Server) error {
+	return errors.New("the host's side has no server")
+}
+
+func (connection) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+	return c, nil
+}
+
+// startProcess makes a new process the plugin's. Calls may use it when it returns.
+func (p *Plugin) startProcess(ctx context.Context) error {
+	p.life.Lock()
+	defer p.life.Unlock()
+	if p.stop.Err() != nil {
+		return errClosed
+	}
+	proc, err := p.launch(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.proc = proc
+	p.mu.Unlock()
+	p.log.Info("plugin started", "pid", proc.runner.pid(), "version", proc.desc.Version, "sdk", proc.desc.SDK)
+	return nil
+}
+
+func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
+	lines := newLines(p.log)
+	r, err := newRunner(p.path, p.dir.path, p.environment(), lines)
+	if err != nil {
+		return nil, err
+	}
+	client := goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig: goplugin.HandshakeConfig{
+			ProtocolVersion:  provider.ProtocolVersion,
+			MagicCookieKey:   provider.CookieKey,
+			MagicCookieValue: provider.CookieValue,
+		},
+		VersionedPlugins: map[int]goplugin.PluginSet{
+			provider.ProtocolVersion: {provider.PluginName: connection{}},
+		},
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		GRPCDialOptions:  []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRequest), grpc.MaxCallSendMsgSize(maxRequest))},
+		SkipHostEnv:      true,
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir.path},
+		StartTimeout:     p.opts.StartTimeout,
+		Logger:           hclog.NewNullLogger(), // what matters is in the errors, and in our log
+		SyncStdout:       lines.writer("stdout"),
+		SyncStderr:       lines.writer("stderr"),
+		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
+			return r, r.prepare(spec.Env)
+		},
+	})
+	proc := &process{runner: r, client: client, began: time.Now()}
+	defer func() {
+		if err != nil {
+			proc.end(0)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, p.opts.StartTimeout)
+	defer cancel()
+	for _, over := range []context.Context{ctx, p.stop} {
+		defer context.AfterFunc(over, r.kill)() // go-plugin's start knows no context
+	}
+	rpc, err := client.Client()
+	if err != nil {
+		return nil, p.startError(ctx, r, err)
+	}
+	raw, err := rpc.Dispense(provider.PluginName)
+	if err != nil {
+		return nil, fmt.Errorf("dispense: %w", err)
+	}
+	proc.conn = raw.(*grpc.ClientConn)
+	out, err := provider.Call(ctx, proc.conn, provider.Describe, nil)
+	if err != nil {
+		return nil, fmt.Errorf("describe: %w", p.failure(ctx, proc, err))
+	}
+	if err := proc.desc.UnmarshalBinary(out); err != nil {
+		return nil, err
+	}
+	return proc, nil
+}
+
+// environment is all that the process sees.
+func (p *Plugin) environment() []string {
+	env := []string{
+		provider.EnvLifeline + "=stdin",
+		"GOMEMLIMIT=" + strconv.FormatInt(p.m.Limits.Memory*9/10, 10), // Go plugins collect harder before they are killed
+	}
+	if p.opts.Egress != nil {
+		env = append(env, provider.EnvEgress+"="+p.dir.egress.Addr().String())
+	}
+	for _, name := range p.m.Env {
+		if v, ok := p.opts.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// startError prefers what the process itself made known to what go-plugin makes of it.
+func (p *Plugin) startError(ctx context.Context, r *procRunner, err error) error {
+	if core, rest, ok := strings.Cut(r.handshake(), "|"); ok && core == strconv.Itoa(goplugin.CoreProtocolVersion) {
+		version, _, _ := strings.Cut(rest, "|")
+		if n, e := strconv.Atoi(version); e == nil {
+			if e := checkProtocol(n); e != nil {
+				return e
+			}
+		}
+	}
+	died := r.hasExited()
+	r.kill()
+	<-r.exited
+	exit := r.exitError()
+	switch {
+	case p.stop.Err() != nil:
+		return errClosed
+	case ctx.Err() != nil && !died:
+		return fmt.Errorf("no answer within %v: %w", p.opts.StartTimeout, context.Cause(ctx))
+	case r.handshake() == "":
+		return fmt.Errorf("it is no Sluice plugin, or died at start: %w", exit)
+	}
+	return fmt.Errorf("%w (%w)", err, exit)
+}
+
+// end stops the process: politely, and after grace by force.
+func (p *process) end(grace time.Duration) {
+	p.runner.ask()
+	t := time.NewTimer(grace)
+	select {
+	case <-p.runner.exited:
+	case <-t.C:
+	}
+	t.Stop()
+	p.runner.kill()
+	p.client.Kill() // what go-plugin holds of it: goroutines, the connection, the socket directory
+	p.runner.release()
+}
+
+// ExitError tells how a process ended.
+type ExitError struct {
+	Reason string // exit status or signal
+	Stderr string // the last of what it wrote, 4 KB at most
+}
+
+func (e *ExitError) Error() string {
+	if e.Stderr == "" {
+		return e.Reason
+	}
+	return e.Reason + "; it wrote: " + e.Stderr
+}
+
+// LogValue keeps the two apart.
+func (e *ExitError) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("reason", e.Reason), slog.String("stderr", e.Stderr))
+}

@@ -1,0 +1,230 @@
+package native
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// procRunner runs a process for go-plugin. What go-plugin's own runner does not do: the process
+// leads a group that is killed as a whole, the kernel kills it when the host dies, and its
+// standard input ends when the host does, for grandchildren and for systems without the former.
+type procRunner struct {
+	cmd   *exec.Cmd
+	lines *lines
+
+	lifeline        *os.File // our end of its standard input
+	outR, errR      *os.File // our ends of its outputs
+	theirs          []*os.File
+	firstR          *io.PipeReader // the handshake, for go-plugin
+	firstW          *io.PipeWriter
+	quietR          *io.PipeReader // stderr for go-plugin: nothing, until the end
+	quietW          *io.PipeWriter
+	exited          chan struct{} // closed when the process is gone and its outputs are read
+	mu              sync.Mutex
+	started, reaped bool
+	first           string
+	reason          string // for after exited
+}
+
+func newRunner(path, dir string, env []string, lines *lines) (_ *procRunner, err error) {
+	r := &procRunner{lines: lines, exited: make(chan struct{})}
+	r.firstR, r.firstW = io.Pipe()
+	r.quietR, r.quietW = io.Pipe()
+	defer func() {
+		if err != nil {
+			r.release()
+		}
+	}()
+	stdin, lifeline, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("open pipe: %w", err)
+	}
+	r.lifeline, r.theirs = lifeline, append(r.theirs, stdin)
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("open pipe: %w", err)
+	}
+	r.outR, r.theirs = out, append(r.theirs, stdout)
+	errs, stderr, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("open pipe: %w", err)
+	}
+	r.errR, r.theirs = errs, append(r.theirs, stderr)
+	r.cmd = &exec.Cmd{
+		Path: path, Args: []string{path}, Dir: dir, Env: env,
+		Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+	}
+	return r, nil
+}
+
+// prepare adds what go-plugin tells the process.
+func (r *procRunner) prepare(env []string) error {
+	r.cmd.Env = append(r.cmd.Env, env...)
+	return nil
+}
+
+// Start starts the process. It implements go-plugin's runner, as do the methods below.
+func (r *procRunner) Start(context.Context) error {
+	result := make(chan error)
+	go r.own(result)
+	return <-result
+}
+
+// own is the process's whole life on one thread: the parent-death signal is sent when the thread
+// that forked ends, not when the process does.
+func (r *procRunner) own(result chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(r.exited)
+	err := r.cmd.Start()
+	for _, f := range r.theirs {
+		f.Close()
+	}
+	r.theirs = nil
+	if err != nil {
+		r.reason = err.Error()
+		r.firstW.Close()
+		r.quietW.Close()
+		result <- err
+		return
+	}
+	var outputs sync.WaitGroup
+	outputs.Go(r.readStdout)
+	outputs.Go(func() { r.lines.read("stderr", r.errR) })
+	r.mu.Lock()
+	r.started = true
+	r.mu.Unlock()
+	result <- nil
+
+	pid := r.cmd.Process.Pid
+	for { // until it is dead, but not yet reaped: its number can't be given to another
+		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
+			break
+		}
+	}
+	r.mu.Lock()
+	_ = syscall.Kill(-pid, syscall.SIGKILL) // its children
+	r.reaped = true
+	err = r.cmd.Wait()
+	r.mu.Unlock()
+	r.reason = r.cmd.ProcessState.String()
+	if r.cmd.ProcessState == nil && err != nil {
+		r.reason = err.Error()
+	}
+	// A child that left the group may still hold the outputs: they are read a little longer.
+	late := time.Now().Add(time.Second)
+	_ = r.outR.SetReadDeadline(late)
+	_ = r.errR.SetReadDeadline(late)
+	outputs.Wait()
+	r.quietW.Close()
+}
+
+// readStdout gives go-plugin the first line, which is the handshake, and logs the rest.
+func (r *procRunner) readStdout() {
+	in := bufio.NewReaderSize(r.outR, maxLogLine)
+	line, err := in.ReadString('\n')
+	line = strings.TrimSpace(line[:min(len(line), maxLogLine)])
+	r.mu.Lock()
+	r.first = line
+	r.mu.Unlock()
+	if line != "" {
+		_, _ = io.WriteString(r.firstW, line+"\n") // fails when go-plugin has given up already
+	}
+	if err == nil {
+		r.lines.read("stdout", in)
+	}
+	r.firstW.Close()
+}
+
+// handshake is the first line of the standard output so far.
+func (r *procRunner) handshake() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.first
+}
+
+// ask lets the process end by itself.
+func (r *procRunner) ask() { r.lifeline.Close() }
+
+// kill ends the process and its children at once.
+func (r *procRunner) kill() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.started && !r.reaped {
+		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+	}
+}
+
+// release gives back what is left after the end.
+func (r *procRunner) release() {
+	if r.ID() != "" {
+		<-r.exited
+	}
+	for _, f := range append(r.theirs, r.lifeline, r.outR, r.errR) {
+		if f != nil {
+			f.Close()
+		}
+	}
+	r.firstR.Close()
+	r.quietR.Close()
+}
+
+func (r *procRunner) hasExited() bool {
+	select {
+	case <-r.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// exitError is for after the end.
+func (r *procRunner) exitError() *ExitError {
+	return &ExitError{Reason: r.reason, Stderr: r.lines.tail()}
+}
+
+func (r *procRunner) pid() int { return r.cmd.Process.Pid }
+
+func (r *procRunner) Wait(context.Context) error {
+	<-r.exited
+	if r.cmd.ProcessState == nil || !r.cmd.ProcessState.Success() {
+		return errors.New(r.reason)
+	}
+	return nil
+}
+
+func (r *procRunner) Kill(context.Context) error      { r.kill(); return nil }
+func (r *procRunner) Stdout() io.ReadCloser           { return r.firstR }
+func (r *procRunner) Stderr() io.ReadCloser           { return r.quietR }
+func (r *procRunner) Name() string                    { return r.cmd.Path }
+func (r *procRunner) Diagnose(context.Context) string { return "" }
+
+func (r *procRunner) ID() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.started {
+		return ""
+	}
+	return fmt.Sprint(r.cmd.Process.Pid)
+}
+
+func (r *procRunner) PluginToHost(network, addr string) (string, string, error) {
+	return network, addr, nil
+}
+
+func (r *procRunner) HostToPlugin(network, addr string) (string, string, error) {
+	return network, addr, nil
+}

@@ -1,0 +1,99 @@
+package native
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/sluicehq/sluice/host/manifest"
+)
+
+// keep puts the artifact into the store, under its digest, and returns its path there. The store
+// is the host's alone, so what was checked is what runs, whatever happens to the file the
+// manifest lies beside.
+func keep(cacheDir string, m *manifest.Manifest) (string, error) {
+	dir, err := filepath.Abs(filepath.Join(cacheDir, "store"))
+	if err != nil {
+		return "", fmt.Errorf("store artifact: %w", err)
+	}
+	if err := privateDir(dir); err != nil {
+		return "", fmt.Errorf("store artifact: %w", err)
+	}
+	b, err := m.Read() // checks the digest
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, m.SHA256)
+	if sum, err := digest(path); err == nil && sum == m.SHA256 {
+		return path, nil
+	}
+	if err := writeProgram(path, b); err != nil {
+		return "", fmt.Errorf("store artifact: %w", err)
+	}
+	return path, nil
+}
+
+func digest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func writeProgram(path string, b []byte) (err error) {
+	// A process forked while the file is open for writing holds it open until it executes, and
+	// until then nobody can execute the file.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Chmod(0o555)
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	return err
+}
+
+// privateDir makes a directory that only this user can reach, or checks that it is one.
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", dir)
+	case ok && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s belongs to user %d", dir, st.Uid)
+	case info.Mode().Perm()&0o077 != 0:
+		return os.Chmod(dir, 0o700)
+	}
+	return nil
+}
