@@ -130,7 +130,11 @@ func (a *Attempt) Finish(ctx context.Context, terminal Event) error {
 				e.Digest = Digest(e.Text)
 			}
 		case *Cancelled:
-			e.Text = a.Text()
+			text, err := a.textInLog(ctx)
+			if err != nil {
+				return fmt.Errorf("finish job %s: %w", a.Job.ID, err)
+			}
+			e.Text = text
 		}
 		if err := a.push(terminal); err != nil {
 			return fmt.Errorf("finish job %s: %w", a.Job.ID, err)
@@ -203,7 +207,22 @@ func (a *Attempt) Done(ctx context.Context) error {
 
 func (a *Attempt) ticket() Ticket { return Ticket{Job: a.Job.ID, Attempt: a.Number} }
 
-// Text is the answer so far as the log holds it.
+// textInLog is the whole answer: until this attempt has dropped the text of earlier ones, theirs stands.
+func (a *Attempt) textInLog(ctx context.Context) (string, error) {
+	own := a.Text()
+	for _, k := range a.frames[:a.Seq-a.base] {
+		if k.reset {
+			return own, nil
+		}
+	}
+	if a.base == 0 {
+		return own, nil
+	}
+	earlier, err := a.s.textSoFar(ctx, a.Job.ID, a.base)
+	return earlier + own, err
+}
+
+// Text is the answer of this attempt so far as the log holds it, Prefix included.
 func (a *Attempt) Text() string {
 	from, to := 0, 0
 	for _, k := range a.frames[:a.Seq-a.base] {

@@ -89,6 +89,7 @@ func (s *Store) endIdle(ctx context.Context, id string, state State, terminal fu
 	return fmt.Errorf("%w: the job keeps changing", errProtocol)
 }
 
+// textSoFar is the answer that a log adds up to at seq.
 func (s *Store) textSoFar(ctx context.Context, id string, seq int64) (string, error) {
 	var frames []Frame
 	for after := int64(0); after < seq; {
@@ -99,7 +100,11 @@ func (s *Store) textSoFar(ctx context.Context, id string, seq int64) (string, er
 		if len(page) == 0 {
 			break
 		}
-		frames = append(frames, page...)
+		for _, f := range page {
+			if f.Seq <= seq {
+				frames = append(frames, f)
+			}
+		}
 		after = page[len(page)-1].Seq
 	}
 	return Text(frames)
