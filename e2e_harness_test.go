@@ -71,8 +71,10 @@ var installed = sync.OnceValues(func() (installation, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if in, err := installed(); err == nil && built {
-		os.RemoveAll(in.dir)
+	if built {
+		if in, err := installed(); err == nil {
+			os.RemoveAll(in.dir)
+		}
 	}
 	os.Exit(code)
 }

@@ -124,7 +124,7 @@ func (d *decoder) loadFile(all *koanf.Koanf, path string, data []byte) error {
 		if root.Tag == "!!null" {
 			return nil
 		}
-		return fmt.Errorf("read configuration %s:%d: not a list of sections such as gateway:", path, root.Line)
+		return fmt.Errorf("read configuration %s:%d: not made of sections; write gateway: and its settings below", path, root.Line)
 	}
 	if err := all.Load(rawbytes.Provider(data), koanfyaml.Parser()); err != nil {
 		return fmt.Errorf("read configuration %s: %w", path, err)

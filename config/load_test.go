@@ -176,7 +176,7 @@ func TestBadFiles(t *testing.T) {
 		{"pool", "redis:\n  pool_size: 3\n", []string{"redis.pool_size", "at least 10"}},
 		{"redis url", "redis:\n  url: localhost:6379\n", []string{"FILE:2: redis.url", "is not a Redis address"}},
 		{"two problems", "log: {level: loud, format: xml}\n", []string{"log.level", "log.format"}},
-		{"not a mapping", "- a\n- b\n", []string{"FILE:1: not a list"}},
+		{"not a mapping", "- a\n- b\n", []string{"FILE:1: not made of sections"}},
 		{"two documents", "log: {}\n---\nlog: {}\n", []string{"more than one YAML document"}},
 		{"duplicate", "log: {}\nlog: {}\n", []string{"FILE", "already defined at line 1"}},
 		{"broken YAML", "log: [\n", []string{"FILE", "line"}},
