@@ -112,6 +112,7 @@ func (b *binding) packet(c *Conn, p *Packet) {
 	case j == nil:
 		c.abort(ReasonParse)
 	case j.gone: // it was disconnected while this was on its way
+	case j.socket == nil: // the connection closed before its middleware decided
 	case p.Type == TypeDisconnect:
 		l.handOver([]byte("1"+nameWithComma(p.Namespace)), j, nil)
 	case p.Type == TypeAck || p.Type == TypeBinaryAck:
