@@ -235,8 +235,8 @@ func (p *Plugin) shutdown(ctx context.Context) {
 }
 
 var (
-	errClosed = &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Host, Message: "the plugin has been closed"}
-	errRun    = errors.New("plugin is running already, or closed")
+	errClosed  = &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Host, Message: "the plugin has been closed"}
+	errRunning = errors.New("the plugin is running already")
 )
 
 // enter takes the process for a call.

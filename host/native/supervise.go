@@ -23,9 +23,12 @@ const maxMissed = 3
 // with the time until the next start; processes that die young are replaced later and later.
 func (p *Plugin) Run(ctx context.Context) error {
 	p.mu.Lock()
-	if p.running != nil || p.closed {
-		p.mu.Unlock()
-		return errRun
+	if p.closed || p.running != nil {
+		defer p.mu.Unlock()
+		if p.running != nil {
+			return errRunning
+		}
+		return nil
 	}
 	done := make(chan struct{})
 	p.running = done
