@@ -1,14 +1,12 @@
 // The page: what is seen, and the socket behind it.
 
-import { Growing } from "./markdown.js";
+import { clearStage, showJob } from "./answer.js";
 import { Job, Shelf, eventNames, newID } from "./job.js";
 
 const $ = (id) => document.getElementById(id);
 const shelf = new Shelf();
-const answer = new Growing($("answer"));
 let user = ""; // who the gateway says we are
 let selected = null; // the job on the stage, null for a new question
-let models = [];
 let defaultModel = "";
 
 // ---- the socket ----
@@ -154,23 +152,28 @@ function fail(job, error) {
 function submit() {
   const query = $("query").value.trim();
   if (!query || $("ask").disabled) return;
-  let params;
-  const written = $("params").value.trim();
-  if (written && !$("params-box").hidden) {
-    try {
-      params = JSON.parse(written);
-      if (params === null || typeof params !== "object" || Array.isArray(params)) throw new Error("it is not an object");
-    } catch (e) {
-      problem("The parameters can't be read: " + e.message);
-      return;
-    }
+  try {
+    send(query, readParams());
+  } catch (e) {
+    problem("The parameters can't be read: " + e.message);
+    return;
   }
-  problem("");
+  $("query").value = "";
+  grow();
+}
+
+function readParams() {
+  const written = $("params").value.trim();
+  if (!written || $("params-box").hidden) return undefined;
+  const params = JSON.parse(written);
+  if (params === null || typeof params !== "object" || Array.isArray(params)) throw new Error("they are not an object");
+  return params;
+}
+
+function send(query, params) {
   const model = $("model-name").hidden ? $("model").value : $("model-name").value.trim();
   const job = new Job({ id: newID(), user, query, model, params });
   shelf.add(job);
-  $("query").value = "";
-  grow();
   start(job);
   select(job);
 }
@@ -181,7 +184,6 @@ function problem(text) {
 }
 
 function setModels(list) {
-  models = list;
   const before = $("model").value;
   const names = [...new Set(list.filter((m) => !m.name.includes("*")).map((m) => m.name))];
   if (!names.includes(defaultModel) && defaultModel) names.unshift(defaultModel);
@@ -227,17 +229,14 @@ function paint() {
     if (entry) fillEntry(entry, job);
     else showList();
   }
+  $("clear").hidden = !shelf.of(user).some((j) => j.done);
   if (dirty.has(selected)) show();
   dirty.clear();
 }
 
 function select(job) {
   selected = job;
-  answer.clear();
-  $("reasoning-text").textContent = "";
-  $("reasoning").open = false;
-  $("reasoning").dataset.touched = "";
-  $("tools").replaceChildren();
+  clearStage();
   problem("");
   if (job) history.replaceState(null, "", "#" + job.id);
   else history.replaceState(null, "", location.pathname);
@@ -290,177 +289,8 @@ function show() {
   $("title").textContent = job ? job.query.trim().split("\n")[0] : "New question";
   document.title = job ? (job.done ? "" : "… ") + $("title").textContent.slice(0, 60) + " – Sluice" : "Sluice";
   if (!job) return;
-  $("job-query").textContent = job.query;
-  $("status").textContent = statusLine(job);
-  answer.set(job.text);
-  $("answer").classList.toggle("live", !job.done && job.text !== "");
-  showReasoning(job);
-  showExtras(job);
-  showFailure(job);
-  showTimings(job);
-  showFacts(job);
-  $("actions").hidden = !job.done;
-  $("copy").hidden = !job.text;
+  showJob(job, socket.connected);
   if (follow && !job.done) stage.scrollTop = stage.scrollHeight;
-}
-
-function statusLine(job) {
-  if (job.done) return "";
-  if (!socket.connected) return "The connection is away. The answer goes on when it is back.";
-  switch (job.state) {
-    case "sending": return job.note || "Sending the question";
-    case "queued": return sentence(job.note || "waiting for a host");
-  }
-  if (job.note) return sentence(job.note);
-  if (job.text) return "";
-  return job.reasoning ? "Thinking" : "Waiting for the first words of " + (job.served || job.model || "the model");
-}
-
-const sentence = (s) => s.charAt(0).toUpperCase() + s.slice(1);
-
-function showReasoning(job) {
-  $("reasoning").hidden = !job.reasoning;
-  if (!job.reasoning) return;
-  const box = $("reasoning-text");
-  if (box.textContent !== job.reasoning) box.textContent = job.reasoning;
-  $("reasoning-size").textContent = job.text || job.done ? `· ${job.reasoning.trim().split(/\s+/).length} words` : "· thinking";
-  // Open while there is nothing else to read, folded when the answer begins.
-  if (!$("reasoning").dataset.touched) $("reasoning").open = !job.text && !job.done;
-}
-
-function showExtras(job) {
-  const key = JSON.stringify(job.extras);
-  if ($("tools").dataset.key === key && $("tools").childElementCount === job.extras.length) return;
-  $("tools").dataset.key = key;
-  $("tools").replaceChildren(...job.extras.map(extra));
-}
-
-function extra(e) {
-  const d = Object.assign(document.createElement("details"), { className: "tool" });
-  const s = document.createElement("summary");
-  const pre = document.createElement("pre");
-  d.append(s, pre);
-  switch (e.kind) {
-    case "tool_call":
-      s.textContent = "Tool call: " + (e.name || "…");
-      pre.textContent = pretty(e.arguments);
-      d.open = true;
-      break;
-    case "refusal":
-      s.textContent = "The model declined";
-      pre.textContent = e.text;
-      d.open = true;
-      break;
-    case "citation":
-      s.textContent = "Source: " + (e.title || e.url || e.source || "");
-      pre.textContent = [e.url, e.text].filter(Boolean).join("\n");
-      break;
-    case "image":
-      s.textContent = "Image";
-      if (e.data && /^image\/(png|jpeg|gif|webp)$/.test(e.mediaType)) {
-        const img = new Image();
-        img.src = `data:${e.mediaType};base64,${e.data}`;
-        img.alt = "Image from the model";
-        pre.replaceWith(img);
-      } else {
-        pre.textContent = e.url ?? "";
-      }
-      d.open = true;
-      break;
-    default:
-      s.textContent = sentence(String(e.kind ?? "data").replaceAll("_", " "));
-      pre.textContent = JSON.stringify(e, null, 2);
-  }
-  return d;
-}
-
-function pretty(json) {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
-}
-
-const faults = { caller: "The request was not acceptable", upstream: "The provider's service failed", plugin: "The provider's plugin failed", host: "The host failed" };
-
-function showFailure(job) {
-  const box = $("failure");
-  box.hidden = job.state !== "failed" && job.state !== "cancelled";
-  box.classList.toggle("calm", job.state === "cancelled");
-  if (box.hidden) return;
-  const parts = [];
-  const line = (tag, text) => text && parts.push(Object.assign(document.createElement(tag), { textContent: text }));
-  if (job.state === "cancelled") {
-    line("b", "Cancelled");
-    line("span", job.text ? "This is what had arrived by then." : "Nothing had arrived by then.");
-  } else {
-    line("b", faults[job.error?.fault] ?? "There is no answer");
-    line("span", job.error?.message);
-    line("span", job.text ? "What is shown above is not the whole answer." : "");
-    const small = Object.assign(document.createElement("span"), { className: "faint", textContent: [job.error?.code, job.error?.retryable ? "asking again may help" : ""].filter(Boolean).join(" · ") });
-    parts.push(small);
-  }
-  const key = parts.map((p) => p.textContent).join("\n");
-  if (box.dataset.key === key) return; // not announced twice
-  box.dataset.key = key;
-  box.replaceChildren(...parts);
-}
-
-const ms = (n) => (n < 1000 ? `${Math.round(n)} ms` : `${(n / 1000).toFixed(n < 10000 ? 2 : 1)} s`);
-
-function showTimings(job) {
-  const t = job.timings;
-  $("timing").hidden = !(job.done && t);
-  if ($("timing").hidden) return;
-  const spans = [["queued", "queued", t.queued], ["first", "first chunk", t.firstChunk], ["stream", "streaming", Math.max(0, t.total - t.firstChunk)]];
-  const text = spans.map(([, name, n]) => `${name} ${ms(n)}`);
-  $("timing-track").setAttribute("aria-label", "Timings: " + text.join(", "));
-  $("timing-legend").replaceChildren(...spans.map(([kind], i) => {
-    const seg = $("timing-track").querySelector("." + kind);
-    seg.style.flexGrow = String(Math.max(spans[i][2], 0.001));
-    const li = document.createElement("li");
-    const dot = Object.assign(document.createElement("i"), { className: "seg " + kind });
-    dot.setAttribute("aria-hidden", "true");
-    li.append(dot, text[i]);
-    return li;
-  }));
-}
-
-const checks = {
-  equal: ["good", "matches the text"],
-  different: ["bad", "does not match the text"],
-  repaired: ["bad", "the stream differed; the whole text is shown"],
-};
-
-function showFacts(job) {
-  const facts = [];
-  const add = (name, value, kind) => value !== undefined && value !== null && value !== "" && facts.push([name, String(value), kind]);
-  add("provider", job.provider);
-  add("model", job.served ?? (job.done ? undefined : job.model));
-  add("attempt", job.attempt || undefined);
-  if (job.done) {
-    add("time", job.duration !== undefined ? ms(job.duration) : undefined);
-    if (job.usage) {
-      const u = job.usage;
-      add("tokens", `${u.input} in, ${u.output} out` + (u.reasoning ? `, ${u.reasoning} reasoning` : "") + (u.cacheRead ? `, ${u.cacheRead} cached` : ""));
-    } else if (job.tokens) {
-      add("tokens", job.tokens);
-    }
-    const streaming = job.timings ? job.timings.total - job.timings.firstChunk : 0;
-    if (job.tokens && streaming > 50) add("speed", `${((job.tokens / streaming) * 1000).toFixed(job.tokens / streaming < 0.1 ? 1 : 0)} tokens/s`);
-    add("finish", job.finishReason);
-    if (job.state === "complete") add("digest", checks[job.verified]?.[1] ?? "not checked", checks[job.verified]?.[0]);
-  }
-  const key = JSON.stringify(facts);
-  if ($("facts").dataset.key === key) return;
-  $("facts").dataset.key = key;
-  $("facts").replaceChildren(...facts.map(([name, value, kind]) => {
-    const div = document.createElement("div");
-    if (kind) div.className = kind;
-    div.append(Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value, title: value }));
-    return div;
-  }));
 }
 
 // ---- the page's own controls ----
@@ -504,7 +334,6 @@ $("side-close").addEventListener("click", () => {
   $("side-open").focus();
 });
 $("shade").addEventListener("click", () => side(false));
-$("reasoning").querySelector("summary").addEventListener("click", () => ($("reasoning").dataset.touched = "yes"));
 $("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(selected.text);
@@ -553,18 +382,12 @@ addEventListener("keydown", (e) => {
   }
 });
 
-$("examples").append(...examples.map(([title, note, ask]) => {
+$("examples").append(...examples.map(([title, note, question]) => {
   const li = document.createElement("li");
   const b = document.createElement("button");
   b.type = "button";
   b.append(Object.assign(document.createElement("b"), { textContent: title }), Object.assign(document.createElement("span"), { textContent: note }));
-  b.addEventListener("click", () => {
-    $("query").value = ask.query;
-    $("params").value = ask.params ? JSON.stringify(ask.params) : "";
-    params(Boolean(ask.params));
-    grow();
-    submit();
-  });
+  b.addEventListener("click", () => $("ask").disabled || send(question.query, question.params));
   li.append(b);
   return li;
 }));

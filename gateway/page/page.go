@@ -18,7 +18,7 @@ import (
 // 4.8.4, unchanged but for the reference to its source map; its licence (MIT)
 // is in its head.
 //
-//go:embed index.html style.css app.js job.js markdown.js icon.svg socket.io.min.js
+//go:embed index.html style.css app.js answer.js job.js markdown.js icon.svg socket.io.min.js
 var files embed.FS
 
 // policy allows what the page needs, all of it from this server: no inline
