@@ -43,8 +43,8 @@ type claims struct {
 	mu    sync.Mutex
 	known map[string]map[string]*claim // by queue and task id
 	total int                          // of known
-	held  map[string][]held // by queue: taken, not yet handed to asynq
-	doubt chan struct{}     // capacity 1: some line has a doubt
+	held  map[string][]held            // by queue: taken, not yet handed to asynq
+	doubt chan struct{}                // capacity 1: some line has a doubt
 }
 
 // next hands out a task that was taken earlier.

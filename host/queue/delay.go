@@ -15,6 +15,10 @@ import (
 // that another process put there. asynq's own is the same.
 const recheck = 5 * time.Second
 
+// glance is the least time between two looks at a set because of rings. A ring
+// doesn't say whether the task is for now or for later.
+const glance = 50 * time.Millisecond
+
 // delays know when the next delayed task is due. asynq stores that as whole
 // seconds, rounded down, and looks once in a while; here scores have a fraction,
 // and the forwarder is held until the first of them has come.
@@ -35,8 +39,11 @@ type delays struct {
 }
 
 type set struct {
-	due   time.Time // of its first task, as far as we know; zero when we know of none
-	again time.Time // when to look anyway
+	queue  string
+	due    time.Time // of its first task, as far as we know; zero when we know of none
+	again  time.Time // when to look anyway
+	looked time.Time
+	news   int // grows with every note and look
 }
 
 // next is when the set needs Redis.
@@ -56,7 +63,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		d.mu.Unlock()
 		return run(d.rdb, args)
 	}
-	quiet := time.Now().Before(s.next())
+	quiet, news := time.Now().Before(s.next()), s.news
 	d.mu.Unlock()
 	if quiet {
 		d.wait()
@@ -65,7 +72,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 	at, err := d.first(ctx, keys[0])
 	if err == nil && !at.IsZero() && !at.After(time.Now()) {
 		args = append([]any(nil), args...)
-		args[0] = score(time.Now())
+		args[0] = now(time.Now())
 		pipe := d.rdb.Pipeline()
 		cmd := run(pipe, args)
 		first := pipe.ZRangeWithScores(ctx, keys[0], 0, 0)
@@ -75,7 +82,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		}
 		if err == nil {
 			at = firstDue(first)
-			d.learn(s, at)
+			d.learn(s, at, news)
 			if n, _ := cmd.Int(); n > 0 {
 				d.ring(queue)
 			}
@@ -91,7 +98,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		d.mu.Unlock()
 		return moved(ctx, 0)
 	}
-	d.learn(s, at)
+	d.learn(s, at, news)
 	return moved(ctx, 0)
 }
 
@@ -102,16 +109,25 @@ func (d *delays) first(ctx context.Context, key string) (time.Time, error) {
 
 func firstDue(cmd *redis.ZSliceCmd) time.Time {
 	if z := cmd.Val(); len(z) > 0 {
-		return time.UnixMicro(int64(z[0].Score * 1e6))
+		return time.UnixMicro(int64(z[0].Score*1e6 + 0.5))
 	}
 	return time.Time{}
 }
 
-// learn notes what Redis said about a set.
-func (d *delays) learn(s *set, due time.Time) {
+// learn notes what Redis said about a set. news is what s.news was before it was
+// asked: what came since may be missing from the answer.
+func (d *delays) learn(s *set, due time.Time, news int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.due, s.again = due, time.Now().Add(recheck/2+rand.N(recheck))
+	s.looked = time.Now()
+	s.again = s.looked.Add(recheck/2 + rand.N(recheck))
+	if s.news != news {
+		s.again = s.looked.Add(glance)
+		if !s.due.IsZero() && s.due.After(s.looked) && (due.IsZero() || s.due.Before(due)) {
+			due = s.due
+		}
+	}
+	s.due = due
 }
 
 // note says that a task of the set is due at a time.
@@ -119,21 +135,29 @@ func (d *delays) note(key string, due time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.sets[key]
-	if s == nil || !s.due.IsZero() && !due.Before(s.due) {
+	if s == nil {
 		return
 	}
-	s.due = due
-	d.poke()
+	if s.news++; s.due.IsZero() || due.Before(s.due) {
+		s.due = due
+		d.poke()
+	}
 }
 
-// look makes all sets be looked at again.
-func (d *delays) look() {
+// look makes the sets of a queue ("" = all) be looked at soon.
+func (d *delays) look(queue string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.order {
-		s.again = time.Time{}
+		if queue != "" && queue != s.queue {
+			continue
+		}
+		s.news++
+		if at := s.looked.Add(glance); at.Before(s.again) {
+			s.again = at
+			d.poke()
+		}
 	}
-	d.poke()
 }
 
 func (d *delays) poke() {
@@ -168,11 +192,13 @@ func moved(ctx context.Context, n int64) *redis.Cmd {
 	return cmd
 }
 
-// score is a time as asynq keeps it, Unix seconds, but with the milliseconds.
-// Rounded up: a score may be late by a millisecond, not early.
-func score(t time.Time) string {
-	ms := t.Add(time.Millisecond - 1).UnixMilli()
-	return strconv.FormatFloat(float64(ms)/1000, 'f', 3, 64)
+// score is when a task is due as asynq keeps it, Unix seconds, but with the
+// milliseconds, rounded up: it may be late by a millisecond, not early.
+func score(due time.Time) string { return now(due.Add(time.Millisecond - 1)) }
+
+// now is a time to compare scores with: rounded down.
+func now(t time.Time) string {
+	return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64)
 }
 
 // An afterError says when to try again.

@@ -153,7 +153,7 @@ func New(opt Options) *Queue {
 		q.gate.lines[name] = l
 		q.gate.order = append(q.gate.order, l)
 		for _, kind := range []string{"scheduled", "retry"} {
-			s := &set{}
+			s := &set{queue: name}
 			q.delays.sets[keyOf(name, kind)] = s
 			q.delays.order = append(q.delays.order, s)
 		}
@@ -339,9 +339,7 @@ func (q *Queue) Wake(queue string) { q.gate.wake(queue) }
 // heard is a ring from Redis.
 func (q *Queue) heard(queue string) {
 	q.gate.wake(queue)
-	if queue == "" {
-		q.delays.look()
-	}
+	q.delays.look(queue)
 }
 
 // ring wakes this host and all others.
