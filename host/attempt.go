@@ -295,7 +295,8 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 	case errors.Is(err, errStopping), errors.Is(err, errSelfFence), errors.Is(err, context.Canceled):
 		return outcomeHandedOver, a.again(ctx, job.StateQueued, 0)
 	case errors.Is(err, errElsewhere):
-		return outcomeHandedOver, a.again(ctx, job.StateQueued, elsewhereDelay(a.Number))
+		a.worker.others.giveWay(ctx, job.QueueName(a.Job.Priority), a.Number)
+		return outcomeHandedOver, a.again(ctx, job.StateQueued, 0)
 	default: // a refusal of ours, such as a frame that is too large
 		failed = &sdk.Error{Kind: sdk.Internal, Fault: sdk.Host, Message: err.Error(), Err: err}
 	}

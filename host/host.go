@@ -93,16 +93,18 @@ func Run(ctx context.Context, o Options) error {
 		id: id, log: log, store: store, redis: o.Redis,
 		hosts: job.NewHosts(store, log, job.HostsOptions{}),
 	}
+	h.others = newOthers(id, h.hosts)
 	h.queue = queue.New(queue.Options{
 		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency, Grace: graceOf(cfg.Grace),
-		Abandon: lingerFor + abandon, Log: log,
+		Abandon: lingerFor + abandon, Admit: h.others.admit, Log: log,
 	})
+	h.others.wake = h.queue.Wake
 	h.tickets = newTickets(h.queue)
 	inspector := asynq.NewInspectorFromRedisClient(o.Redis)
 	h.worker = &worker{
 		id: id, config: cfg, store: store, routes: newRoutes(plugins.plugins, log), running: &running{},
 		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
-		enqueue: h.tickets.enqueue, elsewhere: h.elsewhere,
+		enqueue: h.tickets.enqueue, others: h.others,
 		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
 	}
 	if h.worker.report == nil {
@@ -120,6 +122,7 @@ type host struct {
 	hosts   *job.Hosts
 	queue   *queue.Queue
 	tickets *tickets
+	others  *others
 	worker  *worker
 }
 
@@ -242,26 +245,6 @@ func (h *host) takeOver(ctx context.Context, dead string) {
 		return
 	}
 	h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
-}
-
-// elsewhere reports whether another live host serves model. When that can't be
-// found out, it says no.
-func (h *host) elsewhere(ctx context.Context, model string) bool {
-	list, err := h.hosts.List(ctx)
-	if err != nil {
-		return false
-	}
-	for _, other := range list {
-		if other.ID == h.id {
-			continue
-		}
-		for _, m := range other.Models {
-			if (sdk.Model{Name: m.Name}).Matches(model) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // failedPrefix begins the error with which the task of a failed job is archived.

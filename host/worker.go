@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -32,8 +31,7 @@ type worker struct {
 	store   *job.Store
 	enqueue func(ctx context.Context, t job.Ticket, priority string, delay time.Duration) error
 	routes  *routes
-	// elsewhere reports whether another live host serves model.
-	elsewhere func(ctx context.Context, model string) bool
+	others  *others
 	// failedBefore reports whether a task comes out of the archive of failed ones.
 	failedBefore func(queue, task string) (bool, error)
 	running      *running
@@ -127,7 +125,7 @@ func (w *worker) pick(ctx context.Context, models []string, turn int) (route, st
 		if r, ok := w.routes.find(model); ok {
 			return r, model, nil
 		}
-		if w.elsewhere(ctx, model) {
+		if w.others.serve(ctx, model) {
 			return route{}, model, errElsewhere
 		}
 	}
@@ -141,9 +139,3 @@ var (
 	// errStopping is the cause when the host must stop at once.
 	errStopping = queue.ErrStopping
 )
-
-// elsewhereDelay spaces the hand-overs of a job that is to find its host.
-func elsewhereDelay(attempt int64) time.Duration {
-	d := 20 * time.Millisecond << min(attempt, 6)
-	return d/2 + rand.N(d)
-}
