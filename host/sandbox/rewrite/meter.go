@@ -1,0 +1,512 @@
+package rewrite
+
+import "fmt"
+
+// Meter says how a module is metered.
+type Meter struct {
+	// Module and Name of the function () -> i32 that is imported for the guest
+	// to call when its fuel is used up. It returns fuel to add.
+	Module, Name string
+	// Quantum is the fuel a guest starts with.
+	Quantum int32
+}
+
+// Unit is the code that one unit of fuel stands for: 16 bytes of it, about six
+// instructions, two to three nanoseconds.
+const Unit = 16
+
+// reach is how many bytes of code may run between two charges, at most, on any
+// path. It is also the most that is charged in advance at a loop or function,
+// for what an iteration or a call leaves unpaid at its end. Instructions from
+// heavy on are paid before they run, each for itself.
+const (
+	reach = 256
+	heavy = 64
+)
+
+// chunk is the piece in which large fills and copies are done, and bulkShift
+// the bytes of them that a unit of fuel stands for.
+const (
+	chunk     = 1 << 20
+	bulkShift = 5
+)
+
+// Meter puts a fuel counter into the code. Whatever path a guest takes, it
+// calls the host after a bounded amount of work:
+//
+//   - every function entry and every loop iteration is charged, so that neither
+//     loops nor recursion run free;
+//   - code between those is charged where a path through it grows long;
+//   - instructions whose work isn't constant are charged by their operand, and
+//     large fills and copies are done in pieces.
+//
+// A metered module does what it did before, and imports one more function.
+func (m *Module) Meter(o Meter) (err error) {
+	defer catch(&err)
+	if m.metered {
+		bad("is metered already")
+	}
+	if m.Imports(o.Module, o.Name) {
+		bad("imports %s.%s, which is the host's", o.Module, o.Name)
+	}
+	for _, t := range m.tables {
+		if t.min > maxTable {
+			bad("has a table of %d elements, the limit is %d", t.min, maxTable)
+		}
+	}
+	for i := range m.tables {
+		if t := &m.tables[i]; !t.bounded || t.max > maxTable {
+			t.bounded, t.max = true, maxTable
+		}
+	}
+	w := &meter{m: m, imports: uint32(len(m.imports))}
+	w.yield = w.imports
+	first := w.imports + 1 + uint32(len(m.funcs)) // of the functions added at the end
+	w.refill, w.bulk, w.fill, w.copy = first, first+1, first+2, first+3
+	w.fuel = uint32(len(m.globals))
+
+	for i := range m.code {
+		c := &m.code[i]
+		c.code = w.function(m.types[m.funcs[i]], c)
+	}
+	m.moveFunctions(w.imports)
+	m.imports = append(m.imports, importFunc{o.Module, o.Name, m.addType(nil, []byte{typeI32})})
+	m.globals = append(m.globals, global{typ: typeI32, mutable: true, init: constExpr{op: opI32Const, num: int64(o.Quantum)}})
+	w.addHelpers()
+	m.metered, m.fuel, m.quantum = true, int(w.fuel), o.Quantum
+	return nil
+}
+
+func (m *Module) addType(params, results []byte) uint32 {
+	m.types = append(m.types, funcType{params, results})
+	return uint32(len(m.types) - 1)
+}
+
+// moveFunctions makes room for one import: the functions defined here move up.
+// Function bodies have been moved already.
+func (m *Module) moveFunctions(imports uint32) {
+	move := func(i uint32) uint32 {
+		if i >= imports {
+			return i + 1
+		}
+		return i
+	}
+	expr := func(e *constExpr) {
+		if e.op == opRefFunc {
+			e.num = int64(move(uint32(e.num)))
+		}
+	}
+	for i := range m.globals {
+		expr(&m.globals[i].init)
+	}
+	for i := range m.exports {
+		if e := &m.exports[i]; e.kind == kindFunc {
+			e.index = move(e.index)
+		}
+	}
+	if m.start != nil {
+		*m.start = move(*m.start)
+	}
+	for i := range m.elems {
+		e := &m.elems[i]
+		expr(&e.offset)
+		for j := range e.funcs {
+			e.funcs[j] = move(e.funcs[j])
+		}
+		for j := range e.exprs {
+			expr(&e.exprs[j])
+		}
+	}
+}
+
+type meter struct {
+	m                        *Module
+	imports                  uint32 // before the one that is added
+	yield                    uint32
+	refill, bulk, fill, copy uint32
+	fuel                     uint32
+
+	out    []byte
+	in     instr
+	frames []frame
+	// due is the code, in bytes, that may have run since the last charge on
+	// the longest path to here; dead says that no path leads here.
+	due  int
+	dead bool
+}
+
+// frame is an open block.
+type frame struct {
+	op   byte
+	due  int  // on the longest path that branches to its end; -1 for none
+	atIf int  // due when an if decided
+	dead bool // nothing leads into it
+}
+
+// function rewrites one body.
+func (w *meter) function(t funcType, c *body) []byte {
+	n := uint64(0)
+	for _, l := range c.locals {
+		n += uint64(l.n)
+	}
+	w.out = make([]byte, 0, len(c.code)+len(c.code)/8+32)
+	w.frames = append(w.frames[:0], frame{op: opBlock, due: -1})
+	w.due, w.dead = 0, false
+	r := &reader{b: c.code}
+	w.charge(1 + w.ahead(r)/Unit + (int(n)+len(t.params))/8)
+	for r.more() {
+		if len(w.frames) == 0 {
+			bad("has code after the end of a function")
+		}
+		w.in.read(r)
+		w.instr(r)
+	}
+	if len(w.frames) != 0 {
+		bad("has a function without an end")
+	}
+	return w.out
+}
+
+// charge writes: fuel -= units; if fuel <= 0 { refill() }
+func (w *meter) charge(units int) {
+	b := putU32(append(w.out, opGlobalGet), w.fuel)
+	b = putS(append(b, opI32Const), int64(units))
+	b = putU32(append(b, opI32Sub, opGlobalSet), w.fuel)
+	b = w.check(b)
+	w.out = b
+	w.due = 0
+}
+
+// pay charges what is due and more.
+func (w *meter) pay(more int) { w.charge((w.due + more + Unit - 1) / Unit) }
+
+func (w *meter) check(b []byte) []byte {
+	b = putU32(append(b, opGlobalGet), w.fuel)
+	b = append(b, opI32Const, 0, opI32LeS, opIf, 0x40)
+	return append(putU32(append(b, opCall), w.refill), opEnd)
+}
+
+const (
+	opI32Eqz  = 0x45
+	opI32LeS  = 0x4c
+	opI32LeU  = 0x4d
+	opI64GtU  = 0x56
+	opI32Add  = 0x6a
+	opI32Sub  = 0x6b
+	opI32ShrU = 0x76
+	opI64Add  = 0x7c
+	opI64Shl  = 0x86
+	opI64Ext  = 0xad // i64.extend_i32_u
+)
+
+func (w *meter) instr(r *reader) {
+	in := &w.in
+	cost := w.weight(in)
+	switch {
+	case w.dead:
+	case cost >= heavy:
+		w.pay(cost)
+		cost = 0
+	case w.due+cost > reach:
+		w.pay(0)
+	}
+	switch in.op {
+	case opBlock, opIf:
+		w.open(cost)
+		return
+	case opLoop:
+		// What led here is paid before the loop, or every iteration would pay it.
+		if !w.dead && w.due > Unit {
+			w.pay(0)
+		}
+		w.open(cost)
+		if !w.dead {
+			w.charge(1 + w.ahead(r)/Unit)
+		}
+		return
+	case opElse:
+		f := &w.frames[len(w.frames)-1]
+		if f.op != opIf {
+			bad("has an else without an if")
+		}
+		f.op = opElse
+		w.land(f)
+		w.due, w.dead = f.atIf, f.dead
+	case opEnd:
+		w.close()
+	case opBr, opBrIf:
+		w.branch(uint32(in.a), cost)
+	case opBrTable:
+		for _, l := range in.labels {
+			w.branch(l, cost)
+		}
+	case opCall, opRefFunc:
+		if in.a >= uint64(w.imports) {
+			in.a++
+		}
+	case opMisc:
+		if w.bulkOp() {
+			w.due += cost
+			return
+		}
+	case opTableSet:
+		w.m.tableWrites = true
+	}
+	w.out = in.put(w.out)
+	w.due += cost
+	if op := in.op; op == opBr || op == opBrTable || op == opReturn || op == opUnreachable {
+		w.dead = true
+	}
+}
+
+func (w *meter) open(cost int) {
+	if len(w.frames) > maxNesting {
+		bad("nests blocks more than %d deep", maxNesting)
+	}
+	w.out = w.in.put(w.out)
+	w.due += cost
+	w.frames = append(w.frames, frame{op: w.in.op, due: -1, atIf: w.due, dead: w.dead})
+}
+
+// land takes the path that runs into the end of a block.
+func (w *meter) land(f *frame) {
+	if !w.dead {
+		f.due = max(f.due, w.due)
+	}
+}
+
+func (w *meter) close() {
+	f := w.frames[len(w.frames)-1]
+	w.frames = w.frames[:len(w.frames)-1]
+	w.land(&f)
+	if f.op == opIf && !f.dead {
+		f.due = max(f.due, f.atIf) // the condition was false
+	}
+	w.due, w.dead = max(f.due, 0), f.due < 0
+}
+
+// branch takes a path to the end of a block. Branches back to a loop are paid
+// at its head.
+func (w *meter) branch(label uint32, cost int) {
+	if int64(label) >= int64(len(w.frames)) {
+		bad("branches out of a function")
+	}
+	f := &w.frames[len(w.frames)-1-int(label)]
+	if !w.dead && f.op != opLoop {
+		f.due = max(f.due, w.due+cost)
+	}
+}
+
+// weight is what an instruction costs, in bytes of ordinary code.
+func (w *meter) weight(in *instr) int {
+	calls := func(t funcType) int { return 16 + 4*(len(t.params)+len(t.results)) }
+	switch in.op {
+	case opCall:
+		if in.a < uint64(w.imports) {
+			return 256 // leaves the guest
+		}
+		return calls(w.m.typeOf(uint32(in.a)))
+	case opCallIndirect:
+		return 16 + calls(w.m.types[w.m.typeIndex(uint32(in.a))])
+	case opMemoryGrow:
+		return 4096 // leaves the guest and asks the system
+	case opTableGet, opTableSet, opRefFunc:
+		return 256 // leave the guest
+	case opMisc:
+		switch {
+		case in.sub <= miscTruncLast:
+			return 16
+		case in.sub == miscMemCopy || in.sub == miscMemFill:
+			return 48 // and by its length
+		}
+		return 256
+	case opBrTable:
+		return 8
+	case opVector:
+		return 16
+	case 0x6d, 0x6e, 0x6f, 0x70, 0x7f, 0x80, 0x81, 0x82, 0x91, 0x95, 0x9f, 0xa3: // division, remainder, root
+		return 16
+	}
+	return 3
+}
+
+// bulkOp replaces or charges an instruction whose work depends on an operand,
+// and reports whether it has written it.
+func (w *meter) bulkOp() bool {
+	in := &w.in
+	switch in.sub {
+	case miscMemFill:
+		w.out = putU32(append(w.out, opCall), w.fill)
+		return true
+	case miscMemCopy:
+		w.out = putU32(append(w.out, opCall), w.copy)
+		return true
+	case miscTableInit, miscTableCopy, miscTableGrow, miscTableFill:
+		w.m.tableWrites = true
+		fallthrough
+	case miscMemInit:
+		w.out = putU32(append(w.out, opCall), w.bulk) // takes the length off the stack and puts it back
+	case miscDataDrop, miscElemDrop:
+		w.m.drops = true
+	}
+	return false
+}
+
+// ahead is the weight of the block that r is at the beginning of, without its
+// heavy instructions; reach at most.
+func (w *meter) ahead(r *reader) int {
+	at := &reader{b: r.b, p: r.p}
+	var in instr
+	sum := 0
+	for depth := 1; depth > 0 && sum < reach; {
+		in.read(at)
+		switch in.op {
+		case opBlock, opLoop, opIf:
+			depth++
+		case opEnd:
+			depth--
+		}
+		if cost := w.weight(&in); cost < heavy {
+			sum += cost
+		}
+	}
+	return min(sum, reach)
+}
+
+// addHelpers appends the functions that charged code calls.
+func (w *meter) addHelpers() {
+	add := func(params, results []byte, locals []locals, code []byte) {
+		w.m.funcs = append(w.m.funcs, w.m.addType(params, results))
+		w.m.code = append(w.m.code, body{locals, append(code, opEnd)})
+	}
+	i32 := []byte{typeI32}
+	// refill: fuel += yield()
+	b := putU32([]byte{opGlobalGet}, w.fuel)
+	b = putU32(append(b, opCall), w.yield)
+	add(nil, nil, nil, putU32(append(b, opI32Add, opGlobalSet), w.fuel))
+	// bulk(n) n: fuel -= n >> bulkShift
+	add(i32, i32, nil, append(w.chargeLength(nil, 0), opLocalGet, 0))
+	if w.m.memory == nil {
+		return
+	}
+	three := []byte{typeI32, typeI32, typeI32}
+	add(three, nil, nil, w.pieces(
+		[]byte{opMisc, miscMemFill, 0},
+		nil))
+	add(three, nil, nil, w.pieces(
+		[]byte{opMisc, miscMemCopy, 0, 0},
+		[]byte{opLocalGet, 1}))
+}
+
+// chargeLength writes: fuel -= local >> bulkShift; if fuel <= 0 { refill() }
+func (w *meter) chargeLength(b []byte, local byte) []byte {
+	b = putU32(append(b, opGlobalGet), w.fuel)
+	b = append(b, opLocalGet, local, opI32Const, bulkShift, opI32ShrU, opI32Sub)
+	b = putU32(append(b, opGlobalSet), w.fuel)
+	return w.check(b)
+}
+
+// pieces writes a function (to, x, n) that does op in pieces, x being the value
+// of a fill or, when source isn't nil, the address a copy comes from. Ranges
+// outside of memory trap before anything is written, and copies that overlap
+// come out right, as the instruction itself has it.
+func (w *meter) pieces(op, source []byte) []byte {
+	const to, x, n = 0, 1, 2
+	whole := append([]byte{opLocalGet, to, opLocalGet, x, opLocalGet, n}, op...)
+	charged := append(w.chargeLength(nil, n), whole...)
+
+	// if n <= chunk { charge; op; return }
+	b := []byte{opLocalGet, n}
+	b = putS(append(b, opI32Const), chunk)
+	b = append(b, opI32LeU, opIf, 0x40)
+	b = append(append(b, charged...), opReturn, opEnd)
+	// if it is out of bounds { op } traps
+	outside := func(b []byte, addr byte) []byte {
+		b = append(b, opLocalGet, addr, opI64Ext, opLocalGet, n, opI64Ext, opI64Add)
+		b = append(b, opMemorySize, 0, opI64Ext, opI64Const, 16, opI64Shl, opI64GtU)
+		return append(append(append(b, opIf, 0x40), whole...), opEnd)
+	}
+	b = outside(b, to)
+	if source == nil {
+		return append(b, w.forward(op, false)...)
+	}
+	b = outside(b, x)
+	// if to <= x { forward } else { backward }
+	b = append(b, opLocalGet, to, opLocalGet, x, opI32LeU, opIf, 0x40)
+	b = append(b, w.forward(op, true)...)
+	b = append(b, opElse)
+	b = append(b, w.backward(op)...)
+	return append(b, opEnd)
+}
+
+// chargeChunk writes the charge for one whole piece.
+func (w *meter) chargeChunk(b []byte) []byte {
+	b = putU32(append(b, opGlobalGet), w.fuel)
+	b = putS(append(b, opI32Const), chunk>>bulkShift)
+	b = putU32(append(b, opI32Sub, opGlobalSet), w.fuel)
+	return w.check(b)
+}
+
+// forward writes:
+//
+//	loop { charge; op(to, x, chunk); to += chunk; x += chunk if moving; n -= chunk; if !(n <= chunk) continue }
+//	charge; op(to, x, n)
+func (w *meter) forward(op []byte, moving bool) []byte {
+	step := func(b []byte, local, how byte) []byte {
+		b = putS(append(b, opLocalGet, local, opI32Const), chunk)
+		return append(b, how, opLocalSet, local)
+	}
+	b := w.chargeChunk([]byte{opLoop, 0x40})
+	b = append(putS(append(b, opLocalGet, 0, opLocalGet, 1, opI32Const), chunk), op...)
+	b = step(b, 0, opI32Add)
+	if moving {
+		b = step(b, 1, opI32Add)
+	}
+	b = step(b, 2, opI32Sub)
+	b = more(b)
+	b = w.chargeLength(b, 2)
+	return append(append(b, opLocalGet, 0, opLocalGet, 1, opLocalGet, 2), op...)
+}
+
+// more writes: if !(n <= chunk) continue; end of the loop
+func more(b []byte) []byte {
+	b = putS(append(b, opLocalGet, 2, opI32Const), chunk)
+	return append(b, opI32LeU, opI32Eqz, opBrIf, 0, opEnd)
+}
+
+// backward writes:
+//
+//	loop { charge; n -= chunk; op(to+n, x+n, chunk); if !(n <= chunk) continue }
+//	charge; op(to, x, n)
+func (w *meter) backward(op []byte) []byte {
+	b := w.chargeChunk([]byte{opLoop, 0x40})
+	b = putS(append(b, opLocalGet, 2, opI32Const), chunk)
+	b = append(b, opI32Sub, opLocalSet, 2)
+	b = append(b, opLocalGet, 0, opLocalGet, 2, opI32Add, opLocalGet, 1, opLocalGet, 2, opI32Add)
+	b = append(putS(append(b, opI32Const), chunk), op...)
+	b = more(b)
+	b = w.chargeLength(b, 2)
+	return append(append(b, opLocalGet, 0, opLocalGet, 1, opLocalGet, 2), op...)
+}
+
+// Freezable says why the state of a module can't be frozen, or nothing.
+func (m *Module) Freezable() error {
+	switch {
+	case !m.metered:
+		return fmt.Errorf("is not metered")
+	case m.memory == nil:
+		return fmt.Errorf("has no memory")
+	case m.tableWrites:
+		return fmt.Errorf("writes to its tables")
+	case m.drops:
+		return fmt.Errorf("drops its segments")
+	}
+	for _, g := range m.globals {
+		if g.mutable && !numeric(g.typ) {
+			return fmt.Errorf("has a mutable global of type %#x", g.typ)
+		}
+	}
+	return nil
+}
+
+func numeric(t byte) bool { return t == typeI32 || t == typeI64 || t == typeF32 || t == typeF64 }

@@ -1,0 +1,163 @@
+package rewrite
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+var testMeter = Meter{Module: "host", Name: "yield", Quantum: 500}
+
+// outcome is what can be seen of a run.
+type outcome struct {
+	result  uint64
+	trap    string
+	memory  [32]byte
+	pages   uint32
+	markers uint64
+	yields  int
+	fuel    int64 // left
+}
+
+// run calls an export with an argument.
+func run(t testing.TB, bin []byte, fuelGlobal string, arg uint64) (o outcome, err error) {
+	t.Helper()
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithMemoryLimitPages(256))
+	defer r.Close(ctx)
+	_, err = r.NewHostModuleBuilder("host").NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(_ context.Context, _ api.Module, stack []uint64) {
+		o.yields++
+		stack[0] = uint64(uint32(testMeter.Quantum))
+	}), nil, []api.ValueType{api.ValueTypeI32}).Export("yield").Instantiate(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := r.Instantiate(ctx, bin)
+	if err != nil {
+		return o, err
+	}
+	res, err := mod.ExportedFunction("run").Call(ctx, arg)
+	if err != nil {
+		o.trap, _, _ = strings.Cut(err.Error(), "\n")
+	} else {
+		o.result = res[0]
+	}
+	size := mod.Memory().Size()
+	mem, _ := mod.Memory().Read(0, size)
+	o.memory, o.pages = sha256.Sum256(mem), size>>16
+	o.markers = mod.ExportedGlobal("markers").Get()
+	if fuelGlobal != "" {
+		o.fuel = int64(int32(uint32(mod.ExportedGlobal(fuelGlobal).Get())))
+	}
+	return o, nil
+}
+
+// compare wants a metered module to do what the module did and to be charged
+// for all of it.
+func compare(t *testing.T, original []byte) {
+	t.Helper()
+	want, err := run(t, original, "", 5)
+	if err != nil {
+		t.Skip("not a valid module: ", err)
+	}
+	m, err := Parse(original)
+	if err != nil {
+		t.Fatalf("a valid module is refused: %v", err)
+	}
+	if again, err := run(t, m.Encode(), "", 5); err != nil || again != want {
+		t.Errorf("encoded anew: %+v, %v, want %+v", again, err, want)
+	}
+	if err := m.Meter(testMeter); err != nil {
+		t.Fatalf("a valid module can't be metered: %v", err)
+	}
+	names := m.Probe()
+	got, err := run(t, m.Encode(), names[len(names)-1], 5)
+	if err != nil {
+		t.Fatalf("the metered module isn't valid: %v", err)
+	}
+	charged := int64(testMeter.Quantum)*int64(got.yields+1) - got.fuel
+	if work := int64(got.markers) * markerCode; charged*Unit < work {
+		t.Errorf("charged %d units of %d for at least %d bytes of code", charged, Unit, work)
+	}
+	got.yields, got.fuel = 0, 0
+	if strings.Contains(want.trap, "stack overflow") && strings.Contains(got.trap, "stack overflow") {
+		return // how deep it gets depends on the size of the frames
+	}
+	if got != want {
+		t.Errorf("metered: %+v, want %+v", got, want)
+	}
+}
+
+func TestMeteredProgramsBehaveTheSame(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	traps, yields := map[string]int{}, 0
+	for range 150 {
+		src := make([]byte, 100+rnd.IntN(400))
+		for i := range src {
+			src[i] = byte(rnd.UintN(256))
+		}
+		bin := generate(src).Encode()
+		compare(t, bin)
+		if t.Failed() {
+			t.Fatalf("program %x", src)
+		}
+		o, err := run(t, bin, "", 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		traps[o.trap]++
+		yields += int(o.markers)
+	}
+	// The programs must be worth running.
+	if traps[""] < 30 || len(traps) < 3 || yields < 10_000 {
+		t.Errorf("ends %v, %d markers", traps, yields)
+	}
+}
+
+func FuzzMeter(f *testing.F) {
+	f.Add([]byte{2, 7, 5, 3, 9, 4, 1, 8, 2, 6, 3, 5, 9, 9, 9, 1})
+	f.Add(bytes.Repeat([]byte{5, 3, 4, 9, 8, 7, 6}, 40))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		if len(src) > 1000 {
+			t.Skip()
+		}
+		compare(t, generate(src).Encode())
+	})
+}
+
+// FuzzParse feeds whole modules: the rewriter never panics, and of what it
+// takes, whatever the engine takes too stays valid.
+func FuzzParse(f *testing.F) {
+	f.Add(generate([]byte{2, 7, 5, 3, 9, 4, 1, 8, 2, 6, 3, 5, 9, 9, 9, 1}).Encode())
+	f.Add([]byte(magic))
+	f.Add([]byte(magic + "\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b"))
+	f.Fuzz(func(t *testing.T, bin []byte) {
+		m, err := Parse(bin)
+		if err != nil {
+			return
+		}
+		encoded := m.Encode()
+		again, err := Parse(encoded)
+		if err != nil || !bytes.Equal(again.Encode(), encoded) {
+			t.Fatalf("encoding isn't stable: %v", err)
+		}
+		if m.Meter(testMeter) != nil {
+			return
+		}
+		ctx := context.Background()
+		r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
+		defer r.Close(ctx)
+		if _, err := r.CompileModule(ctx, bin); err != nil {
+			return
+		}
+		if _, err := r.CompileModule(ctx, m.Encode()); err != nil {
+			t.Errorf("valid before, after metering: %v", err)
+		}
+	})
+}
