@@ -126,7 +126,8 @@ func TestStartFails(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		m, o := self(t, "never answers")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(errors.New("not today"))
+		cancel(errors.New("not today")) // before there is a process to kill
+		o.StartTimeout = time.Hour
 		if _, err := Start(ctx, m, o); err == nil || !strings.Contains(err.Error(), "not today") {
 			t.Errorf("error is %v, want the cause", err)
 		}

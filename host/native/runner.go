@@ -34,6 +34,7 @@ type procRunner struct {
 	exited          chan struct{} // closed when the process is gone and its outputs are read
 	mu              sync.Mutex
 	started, reaped bool
+	doomed          bool // killed before it was started
 	first           string
 	reason          string // for after exited
 }
@@ -106,7 +107,11 @@ func (r *procRunner) own(result chan<- error) {
 	outputs.Go(func() { r.lines.read("stderr", r.errR) })
 	r.mu.Lock()
 	r.started = true
+	doomed := r.doomed
 	r.mu.Unlock()
+	if doomed {
+		r.kill()
+	}
 	result <- nil
 
 	pid := r.cmd.Process.Pid
@@ -163,7 +168,10 @@ func (r *procRunner) ask() { r.lifeline.Close() }
 func (r *procRunner) kill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.started && !r.reaped {
+	switch {
+	case !r.started:
+		r.doomed = true
+	case !r.reaped:
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	}
 }
