@@ -69,7 +69,7 @@ func TestForeignJobs(t *testing.T) {
 		return d.connect(user, p.url, map[string]any{"transports": []string{"websocket"}, "auth": token})
 	}
 	alice, mallory := as("alice"), as("mallory")
-	job := alice.ask(map[string]any{"query": "private words", "jobId": "alices", "params": options(map[string]any{"delay_ms": 20, "tokens": 50})})
+	job := alice.ask(map[string]any{"query": "private words", "jobId": "alices", "params": map[string]any{"delay_ms": 20, "tokens": 50}})
 	for _, name := range []string{"CANCEL_TASK", "job:resume:v1"} {
 		foreign := mallory.emit(name, map[string]any{"jobId": job})
 		missing := mallory.emit(name, map[string]any{"jobId": "missin"})

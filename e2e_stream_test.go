@@ -34,8 +34,6 @@ var deployments = []struct {
 // prompt is what echo says back, token by token.
 const prompt = "The quick brown fox — it jumps: über 13 lazy dogs, 日本 and 🦊 too."
 
-func options(echo map[string]any) map[string]any { return map[string]any{"options": echo} }
-
 // A question is answered, frame by frame, however the client connects, whatever
 // runs the plugin, and wherever Redis and the halves live.
 func TestAnswerStreams(t *testing.T) {
@@ -50,7 +48,7 @@ func TestAnswerStreams(t *testing.T) {
 					t.Run(name+" "+model, func(t *testing.T) {
 						c := d.connect(name+" "+model, url, transport)
 						defer c.close()
-						job := c.ask(map[string]any{"query": prompt, "model": model, "params": options(map[string]any{"delay_ms": 1})})
+						job := c.ask(map[string]any{"query": prompt, "model": model, "params": map[string]any{"delay_ms": 1}})
 						all := c.finish(job)
 						checkComplete(t, all, prompt)
 						end := all[len(all)-1]
@@ -91,9 +89,9 @@ func TestDeltas(t *testing.T) {
 	for _, model := range []string{"echo", "echo-sandbox"} {
 		t.Run(model, func(t *testing.T) {
 			c := d.connect("deltas "+model, url, transports["websocket"])
-			job := c.ask(map[string]any{"query": "a b c", "model": model, "params": options(map[string]any{
+			job := c.ask(map[string]any{"query": "a b c", "model": model, "params": map[string]any{
 				"delay_ms": 1, "reasoning": "let me think", "tool_call": map[string]any{"name": "look", "arguments": map[string]any{"x": 1}},
-			})})
+			}})
 			all := c.finish(job)
 			if text := checkWhole(t, all, 1); text != "a b c" {
 				t.Errorf("text %q", text)
@@ -119,7 +117,7 @@ func TestLongAnswersReportProgress(t *testing.T) {
 	in := install(t)
 	url := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=memory", "SLUICE_HOST__PROGRESS=100ms"}).url
 	c := newDriver(t).connect("a", url, transports["websocket"])
-	job := c.ask(map[string]any{"query": "one two three", "params": options(map[string]any{"delay_ms": 20, "tokens": 30})})
+	job := c.ask(map[string]any{"query": "one two three", "params": map[string]any{"delay_ms": 20, "tokens": 30}})
 	all := c.finish(job)
 	between := 0
 	for _, e := range c.seen() {
@@ -145,7 +143,7 @@ func TestCancel(t *testing.T) {
 				if silent {
 					params["stall"] = map[string]any{"after": 3}
 				}
-				job := c.ask(map[string]any{"query": "on and on", "model": model, "params": options(params)})
+				job := c.ask(map[string]any{"query": "on and on", "model": model, "params": params})
 				c.await("model:chunk:v1", func(event) bool { return true })
 				if a := c.emit("CANCEL_TASK", map[string]any{"jobId": job}); !a.OK || a.JobID != job {
 					t.Errorf("CANCEL_TASK: %+v", a)
@@ -178,7 +176,7 @@ func TestResume(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := d.connect("first "+name, url, transport)
 			payload := map[string]any{
-				"query": "again and again", "jobId": "resume-" + name, "params": options(map[string]any{"delay_ms": 10, "tokens": 100}),
+				"query": "again and again", "jobId": "resume-" + name, "params": map[string]any{"delay_ms": 10, "tokens": 100},
 			}
 			job := c.ask(payload)
 			c.await("model:chunk:v1", func(event) bool { return true })
@@ -224,7 +222,7 @@ func TestResumeAfterALostConnection(t *testing.T) {
 	in := install(t)
 	url := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=auto"}).url
 	c := newDriver(t).connect("a", url, transports["upgrade"])
-	job := c.ask(map[string]any{"query": "through a tunnel", "params": options(map[string]any{"delay_ms": 20, "tokens": 100})})
+	job := c.ask(map[string]any{"query": "through a tunnel", "params": map[string]any{"delay_ms": 20, "tokens": 100}})
 	c.await("model:chunk:v1", func(event) bool { return true })
 	c.drop()
 	c.await("$disconnect", func(event) bool { return true })
@@ -259,7 +257,7 @@ func TestRestartFinishesWhatWasAccepted(t *testing.T) {
 	first := start(t, in, env)
 	d := newDriver(t)
 	c := d.connect("before", first.url, transports["websocket"])
-	job := c.ask(map[string]any{"query": "to be continued", "params": options(map[string]any{"delay_ms": 20, "tokens": 200})})
+	job := c.ask(map[string]any{"query": "to be continued", "params": map[string]any{"delay_ms": 20, "tokens": 200}})
 	c.await("model:chunk:v1", func(event) bool { return true })
 	first.stop()
 	second := start(t, in, env)
@@ -286,7 +284,7 @@ func TestRedisStopsInTheMiddle(t *testing.T) {
 	var jobs []string
 	c := d.connect("a", url, transports["websocket"])
 	for _, model := range []string{"echo", "echo-sandbox"} {
-		jobs = append(jobs, c.ask(map[string]any{"query": "hold the line", "model": model, "params": options(map[string]any{"delay_ms": 20, "tokens": 400})}))
+		jobs = append(jobs, c.ask(map[string]any{"query": "hold the line", "model": model, "params": map[string]any{"delay_ms": 20, "tokens": 400}}))
 	}
 	for _, job := range jobs {
 		c.await("model:chunk:v1", func(e event) bool { return strings.Contains(string(e.Data), job) })

@@ -150,7 +150,7 @@ func TestSecondSignal(t *testing.T) {
 		t.Run(signal.String(), func(t *testing.T) {
 			p := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=memory", "SLUICE_HOST__GRACE=10m"})
 			c := newDriver(t).connect("a", p.url, transports["websocket"])
-			c.ask(map[string]any{"query": "x", "params": options(map[string]any{"delay_ms": 1, "stall": map[string]any{"after": 1}})})
+			c.ask(map[string]any{"query": "x", "params": map[string]any{"delay_ms": 1, "stall": map[string]any{"after": 1}}})
 			c.await("model:chunk:v1", func(event) bool { return true })
 			if err := p.cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)

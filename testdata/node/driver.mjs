@@ -20,11 +20,10 @@ function connect({ name, url, options }) {
   clients.set(name, socket);
   const tell = (event, data) => say({ name, event, data });
   socket.onAny((event, ...args) => tell(event, args.length === 1 ? args[0] : args));
-  socket.on("connect", () => {
-    const engine = socket.io.engine;
-    tell("$connect", { sid: socket.id, transport: engine.transport.name });
-    engine.on("upgrade", (transport) => tell("$upgrade", { transport: transport.name }));
-  });
+  const follow = () => socket.io.engine.on("upgrade", (transport) => tell("$upgrade", { transport: transport.name }));
+  follow();
+  socket.io.on("reconnect_attempt", () => setImmediate(follow)); // by then it has a new engine
+  socket.on("connect", () => tell("$connect", { sid: socket.id, transport: socket.io.engine.transport.name }));
   socket.on("disconnect", (reason) => tell("$disconnect", { reason }));
   socket.on("connect_error", (error) => tell("$error", { message: error.message, data: error.data ?? null }));
 }
