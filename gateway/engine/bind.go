@@ -129,8 +129,7 @@ func nameWithComma(namespace string) string {
 // connect lets the library decide about one namespace and waits for its answer.
 func (b *binding) connect(l *link, j *joined, p *Packet) {
 	c := l.conn
-	if j != nil && !j.gone { // a second socket in the same namespace
-		c.abort(ReasonParse)
+	if j != nil && !j.gone { // clients that connect() twice say it twice; there is one socket
 		return
 	}
 	l.sockets.Lock()

@@ -49,6 +49,7 @@ type Conn struct {
 	poll      chan []byte // the pending GET, if any: takes one payload
 	posting   bool
 	reason    string
+	goodbye   *Msg // answers the last poll of a closing session
 	outbox
 
 	recv struct {
@@ -261,7 +262,7 @@ func (c *Conn) clientClosed(polling bool) {
 	if polling && c.ws == nil && c.poll == nil && c.state == stateOpen {
 		c.state, c.reason = stateClosing, ReasonTransportClose
 		c.clearOut()
-		c.out = append(c.out, msgNoop)
+		c.goodbye = msgNoop
 		c.connectBy.Store(c.srv.after(min(time.Second, c.srv.opts.LingerTimeout)))
 		c.mu.Unlock()
 		c.end(ReasonTransportClose)
@@ -282,15 +283,21 @@ func (c *Conn) shut(reason string) {
 	}
 	c.state, c.reason = stateClosing, reason
 	c.connectBy.Store(c.srv.after(c.srv.opts.LingerTimeout))
-	write := false
+	write, answered := false, false
 	if c.ws != nil {
 		c.out = append(c.out, controlMsg(opClose, []byte{0x03, 0xe8})) // 1000
 		write = !c.writing
 		c.writing = true
 	} else {
-		c.out = append(c.out, msgClose)
+		// A payload of its own, after what waits: the npm client handles a close
+		// packet before the other packets beside it.
+		c.goodbye = msgClose
+		answered = c.poll != nil
+		if answered {
+			c.poll <- c.goodbye.appendPolling(nil)
+			c.poll = nil
+		}
 	}
-	answered := c.answerPoll()
 	c.mu.Unlock()
 	c.end(reason)
 	if write {

@@ -65,12 +65,15 @@ func (c *Conn) servePoll(w http.ResponseWriter, r *http.Request) {
 		fail(w, errRequest)
 		return
 	case len(c.out) > 0:
-		b, closing, reason := c.takePayload(), c.state == stateClosing, c.reason
+		b := c.takePayload()
 		c.mu.Unlock()
 		writePayload(w, c.srv.opts.WriteTimeout, b)
-		if closing {
-			c.abort(reason)
-		}
+		return
+	case c.state == stateClosing:
+		b, reason := c.goodbye.appendPolling(nil), c.reason
+		c.mu.Unlock()
+		writePayload(w, c.srv.opts.WriteTimeout, b)
+		c.abort(reason)
 		return
 	case c.probed: // let the client get on with its upgrade
 		c.mu.Unlock()

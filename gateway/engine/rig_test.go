@@ -81,8 +81,10 @@ func echo(s *socket.Socket) {
 	s.Emit("auth", s.Handshake().Auth)
 	s.On("message", func(args ...any) { s.Emit("message-back", args...) })
 	s.On("message-with-ack", func(args ...any) {
-		if ack, ok := args[len(args)-1].(socket.Ack); ok {
-			ack(args[:len(args)-1], nil)
+		if n := len(args); n > 0 {
+			if ack, ok := args[n-1].(socket.Ack); ok {
+				ack(args[:n-1], nil)
+			}
 		}
 	})
 }
@@ -91,6 +93,9 @@ type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(b)))
+	if bytes.Contains(b, []byte("panicked")) && !bytes.Contains(b, []byte("panic=on-purpose")) {
+		w.t.Errorf("a panic")
+	}
 	return len(b), nil
 }
 

@@ -169,7 +169,7 @@ func TestBadPacketsClose(t *testing.T) {
 	for _, packet := range []string{
 		"42", "42{}", "42[]", "42[1]", "42[null]", `42["connect"]`, `42["disconnect"]`, `42["\u0064isconnect"]`,
 		"421", `42["a"`, `42["a"]x`, "42/none,[\"a\"]", "43", "431", "43[]", "431{}", "43/none,1[]",
-		"40", "40[]", "40null", "400", "41{}", "411", "44", `44{"message":"x"}`, "45", "45-", `451["a"]`, `45-1["a"]`,
+		"40[]", "40null", "400", "41{}", "411", "44", `44{"message":"x"}`, "45", "45-", `451["a"]`, `45-1["a"]`,
 		"46", "460-", `451-1-["a"]`, "47", "4x", "4\x00", "42" + strings.Repeat("[", 10_000), "42" + strings.Repeat("9", 30) + `["a"]`,
 		`42["` + strings.Repeat("a", 200) + `"]`, "42/" + strings.Repeat("n", 200) + `,["a"]`, `42["a",` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "]",
 		`42["a"` + strings.Repeat(",1", 60_000) + "]", `42["a","\ud800"`,
@@ -197,13 +197,16 @@ func TestConnectFlood(t *testing.T) {
 	r := start(t, Options{Limits: Limits{Namespaces: 2}})
 	var sockets atomic.Int64
 	r.io.On("connection", func(...any) { sockets.Add(1) })
-	reasons := r.reasons()
 	p := r.dial("")
-	p.send("40", "40", "40")
-	p.expectClosed()
-	if got := <-reasons; got != ReasonParse {
-		t.Errorf("reason %q", got)
+	p.expect("0{")
+	for range 100 {
+		p.send("40")
 	}
+	p.expect("40{")
+	p.expect(`42["auth"`)
+	p.send(`42["message",1]`, "40", `42["message",2]`)
+	p.expect(`42["message-back",1]`)
+	p.expect(`42["message-back",2]`)
 	if n := sockets.Load(); n != 1 {
 		t.Errorf("%d sockets", n)
 	}
@@ -236,7 +239,7 @@ func TestMiddleware(t *testing.T) {
 		case "later":
 			later <- func() { next(nil) }
 		case "panic":
-			panic("middleware")
+			panic("on-purpose")
 		case "good":
 			next(nil)
 		default:
@@ -351,7 +354,7 @@ func TestSlowListener(t *testing.T) {
 func TestPanicInListener(t *testing.T) {
 	r := start(t, Options{})
 	r.io.On("connection", func(args ...any) {
-		args[0].(*socket.Socket).On("panic", func(...any) { panic("listener") })
+		args[0].(*socket.Socket).On("panic", func(...any) { panic("on-purpose") })
 	})
 	reasons := r.reasons()
 	p, q := r.join(), r.join()
@@ -384,8 +387,19 @@ func TestDisconnectByServer(t *testing.T) {
 	q := r.poller()
 	q.post("40")
 	q.packets(2)
-	q.post(`42["bye",true]`)
-	if got := strings.Join(q.packets(3), " "); got != `42["last words"] 41 1` {
+	if status, _ := q.post(`42["bye",true]`); status != 200 {
+		t.Errorf("POST: %d", status)
+	}
+	r.await("the last words", func() bool {
+		c := r.srv.find(q.sid)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.state == stateClosing
+	})
+	if got := strings.Join(q.packets(2), " "); got != `42["last words"] 41` {
+		t.Errorf("got %q", got)
+	}
+	if got := q.packets(1); got[0] != "1" { // a payload of its own
 		t.Errorf("got %q", got)
 	}
 	p := r.join()

@@ -268,6 +268,25 @@ func TestUpgrade(t *testing.T) {
 	ws.expect(`42["message-back","still"]`)
 }
 
+// What is said between the probe and the upgrade goes over the WebSocket, a
+// goodbye included.
+func TestCloseWhileUpgrading(t *testing.T) {
+	r := start(t, Options{LingerTimeout: patience})
+	p := r.poller()
+	p.post("40")
+	p.packets(2)
+	ws := r.dial(p.sid)
+	ws.send("2probe")
+	ws.expect("3probe")
+	c := r.srv.find(p.sid)
+	c.Send(NewEvent("/", "last words"))
+	c.Kick("moved")
+	ws.send("5")
+	ws.expect(`42["last words"]`)
+	ws.expectClosed()
+	r.await("the session to end", func() bool { return r.srv.Len() == 0 })
+}
+
 func TestUpgradeRefused(t *testing.T) {
 	r := start(t, Options{})
 	p := r.poller()

@@ -60,20 +60,22 @@ func (s *Server) probeSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
 	if !ok {
 		return
 	}
-	if _, err := ws.nc.Write(response); err != nil {
-		ws.nc.Close()
-		return
-	}
 	c.mu.Lock()
-	if c.state != stateOpen || c.ws != nil || c.probe != nil {
-		c.mu.Unlock()
-		ws.writeAll(controlMsg(opClose, []byte{0x03, 0xf0}).frame, s.opts.WriteTimeout, func(int) {}) // 1008
+	mine := c.state == stateOpen && c.ws == nil && c.probe == nil
+	if mine {
+		c.probe = ws // before the client knows that it has a WebSocket
+	}
+	c.mu.Unlock()
+	if !mine {
+		response = append(response, controlMsg(opClose, []byte{0x03, 0xf0}).frame...) // 1008
+	} else {
+		ws.deadline(s.opts.UpgradeTimeout)
+	}
+	ws.nc.Write(response) // fits the kernel's buffer, which is empty; the reader sees a failure
+	if !mine {
 		ws.nc.Close()
 		return
 	}
-	c.probe = ws
-	c.mu.Unlock()
-	ws.deadline(s.opts.UpgradeTimeout)
 	s.read(c, ws, early, true)
 }
 
@@ -220,7 +222,7 @@ func (c *Conn) onProbe(ws *wire, op byte, message []byte) (done, ok bool) {
 		return false, true
 	case "5":
 		c.mu.Lock()
-		if c.state != stateOpen || !c.probed {
+		if c.state == stateClosed || c.goodbye == msgNoop || !c.probed {
 			c.mu.Unlock()
 			return false, false
 		}
@@ -230,6 +232,9 @@ func (c *Conn) onProbe(ws *wire, op byte, message []byte) (done, ok bool) {
 		}
 		c.ws, c.probe = ws, nil
 		ws.deadline(0)
+		if c.state == stateClosing { // closed while upgrading: the last words go this way
+			c.out = append(c.out, controlMsg(opClose, []byte{0x03, 0xe8}))
+		}
 		write := len(c.out) > 0 && !c.writing
 		c.writing = c.writing || write
 		c.mu.Unlock()
