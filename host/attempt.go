@@ -46,13 +46,15 @@ type attempt struct {
 	failures int // failed attempts before this one
 	answer   answer
 	stream   *stream
+	call     *call // nil until the provider is asked
 	began    time.Time
 	took     time.Duration
 }
 
 // generate runs the provider and writes what it says. nil means that the answer
 // is whole and all of it but the terminal frame is in the log. run ends when the
-// attempt must stop, with the reason as its cause; host when the host must.
+// attempt must stop, with the reason as its cause; host when the host must. The
+// provider may still be at work then: see leave.
 func (a *attempt) generate(run, host context.Context) error {
 	a.began = time.Now()
 	defer func() { a.took = time.Since(a.began) }()
@@ -64,7 +66,6 @@ func (a *attempt) generate(run, host context.Context) error {
 	if err := p.slots.Acquire(run, 1); err != nil {
 		return context.Cause(run)
 	}
-	defer p.slots.Release(1)
 	a.began = time.Now()
 
 	generation, cancel := context.WithCancelCause(run)
@@ -78,9 +79,8 @@ func (a *attempt) generate(run, host context.Context) error {
 	go func() { written <- a.stream.run(writing) }()
 	defer cut(nil)
 
-	c := a.call(generation, cancel, req)
-	defer a.await(c)
-	err = a.wait(generation, c)
+	a.call = a.ask(generation, cancel, req)
+	err = a.wait(generation, a.call)
 
 	// Cancelled, fenced, told to stop: what waits is of no use.
 	giveUp := func(cause error) error {
@@ -148,9 +148,9 @@ type call struct {
 	err  error // once done is closed
 }
 
-// call starts the provider in a goroutine of its own: one that doesn't obey
+// ask starts the provider in a goroutine of its own: one that doesn't obey
 // its context must not hold up the job.
-func (a *attempt) call(ctx context.Context, cancel context.CancelCauseFunc, req *sdk.Request) *call {
+func (a *attempt) ask(ctx context.Context, cancel context.CancelCauseFunc, req *sdk.Request) *call {
 	p := a.route.plugin
 	total := p.limits.Total
 	if t := a.worker.config.Timeout; t > 0 && (total <= 0 || t < total) {
@@ -224,12 +224,17 @@ func (a *attempt) wait(ctx context.Context, c *call) error {
 	}
 }
 
-// await waits for a provider whose answer nobody waits for any more.
-func (a *attempt) await(c *call) {
+// leave waits until the provider has returned, which it may not have when its
+// answer was no longer waited for, and gives its slot back.
+func (a *attempt) leave() {
+	if a.call == nil {
+		return
+	}
+	defer a.route.plugin.slots.Release(1)
 	timer := time.NewTimer(abandon)
 	defer timer.Stop()
 	select {
-	case <-c.done:
+	case <-a.call.done:
 	case <-timer.C:
 		a.log.Error("plugin goes on after its generation was stopped", "waited", abandon)
 	}
@@ -263,11 +268,14 @@ func (a *attempt) end(ctx context.Context, err error) error {
 		err = persist(ctx, func(ctx context.Context) error { return a.Finish(ctx, receipt) })
 	}
 	var archive error
-	switch {
+	switch failed := (*failedError)(nil); {
 	case err == nil:
 		a.log.Info("attempt ended", "outcome", outcome, "took", a.took)
-	case errors.Is(err, asynq.SkipRetry):
-		archive = err
+	case errors.As(err, &failed):
+		// A request that is wrong isn't made right by running it again.
+		if errors.Is(err, asynq.SkipRetry) {
+			archive = err
+		}
 		a.log.Info("attempt ended", "outcome", outcome, "took", a.took)
 	case errors.Is(err, job.ErrFenced):
 		outcome = outcomeFenced
@@ -300,7 +308,7 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 	default: // a refusal of ours, such as a frame that is too large
 		failed = &sdk.Error{Kind: sdk.Internal, Fault: sdk.Host, Message: err.Error(), Err: err}
 	}
-	a.log.Warn("attempt failed", "kind", failed.Kind, "fault", failed.Fault, "code", failed.Code, "status", failed.Status, "error", failed.Message)
+	a.log.Warn("attempt failed", "kind", failed.Kind, "fault", failed.Fault, "code", failed.Code, "status", failed.Status, "error", scrub(failed.Message, 2000))
 	v := judge(failed, a.failures+1, a.worker.config.MaxAttempts, a.worker.config.Backoff)
 	if v.retry {
 		note := &job.Progress{Status: statusLimited, Message: publicMessage(failed)}
@@ -319,8 +327,23 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 	if err := persist(ctx, func(ctx context.Context) error { return a.Finish(ctx, final) }); err != nil {
 		return outcomeFailed, err
 	}
-	return outcomeFailed, fmt.Errorf("%s%w: %w", failedPrefix, failed, asynq.SkipRetry)
+	if failed.Fault == sdk.Caller {
+		return outcomeFailed, &failedError{failed}
+	}
+	return outcomeFailed, fmt.Errorf("%w: %w", &failedError{failed}, asynq.SkipRetry)
 }
+
+// failedPrefix begins the error with which the task of a failed job is archived.
+const failedPrefix = "job failed: "
+
+// failedError is the failure of a job as its task in asynq's archive tells it.
+type failedError struct{ cause *sdk.Error }
+
+func (e *failedError) Error() string {
+	return fmt.Sprintf("%s%s (%s): %s", failedPrefix, e.cause.Kind, e.cause.Fault, scrub(e.cause.Message, 500))
+}
+
+func (e *failedError) Unwrap() error { return e.cause }
 
 // again gives the job back for another attempt after delay.
 func (a *attempt) again(ctx context.Context, state job.State, delay time.Duration) error {

@@ -159,7 +159,10 @@ func TestCancelOfAProviderThatDoesNotListen(t *testing.T) {
 	id := w.create(job.Job{})
 	<-running
 	w.cancel(id)
-	l := w.follow(id, 0) // doesn't wait for the provider
+	l := w.follow(id, 0)
+	if h.logged("plugin goes on") > 0 {
+		t.Error("the receipt waited until the plugin was given up")
+	}
 	close(release)
 	if c := l.receipt(); c.Text != "" {
 		t.Errorf("receipt is %+v", c)

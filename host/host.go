@@ -47,13 +47,11 @@ type Options struct {
 	Ready func()
 }
 
-// The times of a host. They are variables of the struct rather than settings:
-// what they must be follows from one another.
+// The times of a host. They are no settings: correctness doesn't hang on them.
 const (
-	selfFence = 15 * time.Second // without Redis, before what runs here is stopped
-	recheck   = 5 * time.Second  // between two looks for cancels that were missed
-	firstBeat = 10 * time.Millisecond
-	leaving   = 2 * time.Second // for saying goodbye to Redis
+	selfFence = 15 * time.Second      // without Redis, before what runs here is stopped
+	recheck   = 5 * time.Second       // between two looks for cancels that were missed
+	firstBeat = 10 * time.Millisecond // between two looks for the first heartbeat
 )
 
 // Run runs a host until ctx ends, and then stops in order: no further ticket is
@@ -148,7 +146,7 @@ func (h *host) run(ctx context.Context, o Options) error {
 			h.log.Error("cancels are not followed any more", "error", err)
 		}
 	})
-	wg.Go(func() { h.watch(life) })
+	wg.Go(func() { h.watch(life, h.hosts.LastBeat, h.recheck) })
 
 	// A job that began before the first heartbeat would be nobody's to take over.
 	for h.hosts.LastBeat().IsZero() {
@@ -186,18 +184,19 @@ func (h *host) recheck(ctx context.Context) {
 	if len(ids) == 0 {
 		return
 	}
-	gone, err := h.store.CancelledOf(ctx, ids...)
+	cancelled, err := h.store.CancelledOf(ctx, ids...)
 	if err != nil {
 		return // it is asked again soon, and every append asks too
 	}
-	for _, id := range gone {
+	for _, id := range cancelled {
 		h.worker.running.cancel(id)
 	}
 }
 
 // watch looks for cancels that were missed, and stops everything when Redis has
-// been away for so long that others must have taken over.
-func (h *host) watch(ctx context.Context) {
+// been away for so long that others must have taken over. lastBeat is when Redis
+// was last heard of.
+func (h *host) watch(ctx context.Context, lastBeat func() time.Time, look func(context.Context)) {
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
 	began := time.Now()
@@ -207,16 +206,16 @@ func (h *host) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		last := h.hosts.LastBeat()
+		last := lastBeat()
 		if last.Before(began) {
 			last = began
 		}
-		if silence := time.Since(last); silence > selfFence {
+		if silence := time.Since(last); silence >= selfFence {
 			h.log.Warn("Redis has been away for too long: stopping what runs here", "silence", silence.Round(time.Second))
 			h.worker.running.stop(errSelfFence)
 			continue
 		}
-		h.recheck(ctx)
+		look(ctx)
 	}
 }
 
@@ -246,9 +245,6 @@ func (h *host) takeOver(ctx context.Context, dead string) {
 	}
 	h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
 }
-
-// failedPrefix begins the error with which the task of a failed job is archived.
-const failedPrefix = "job failed: "
 
 // failedBefore reports whether a task has been in the archive for a job that
 // failed: somebody has it run again.

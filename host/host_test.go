@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"strings"
@@ -176,6 +177,22 @@ type hosting struct {
 	err     error
 	mu      sync.Mutex
 	reports []Report
+	logs    strings.Builder
+}
+
+// Write takes the host's log.
+func (h *hosting) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.logs.Write(b)
+	return len(b), nil
+}
+
+// logged counts the lines of the host's log with a phrase.
+func (h *hosting) logged(phrase string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Count(h.logs.String(), phrase)
 }
 
 // tuned is a configuration with short times.
@@ -201,7 +218,7 @@ func (w *world) host(cfg config.Config, providers ...sdk.Provider) *hosting {
 		defer close(h.done)
 		h.err = Run(ctx, Options{
 			Config: cfg, Redis: rdb, Providers: providers, Version: "test",
-			Log:   slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+			Log:   slog.New(slog.NewTextHandler(io.MultiWriter(w.t.Output(), h), &slog.HandlerOptions{Level: slog.LevelDebug})),
 			Ready: func() { close(ready) },
 			Report: func(r Report) {
 				h.mu.Lock()

@@ -84,17 +84,23 @@ func failure(ctx context.Context, err error) *sdk.Error {
 // secretish matches what looks like a credential, in case an upstream echoed one.
 var secretish = regexp.MustCompile(`(?i)(bearer\s+[^\s"']+|\b(sk|pk|rk|key)[-_][a-z0-9_-]{8,}|(api[-_]?key|token|secret|password)["']?\s*[=:]\s*["']?[^\s"',}]+)`)
 
+// scrub makes a text that came from outside fit to be shown: on one line, of at
+// most limit bytes, without what looks like a credential.
+func scrub(text string, limit int) string {
+	text = secretish.ReplaceAllString(text, "[removed]")
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "…"
+	}
+	return text
+}
+
 // publicMessage is what the client is told. The text of an error is passed on
 // only where it is about the caller's own request; anything else could carry
 // the inside of the house.
 func publicMessage(e *sdk.Error) string {
 	if e.Fault == sdk.Caller && e.Message != "" {
-		text := secretish.ReplaceAllString(e.Message, "[removed]")
-		text = strings.Join(strings.Fields(text), " ")
-		if len(text) > 500 {
-			text = strings.ToValidUTF8(text[:500], "") + "…"
-		}
-		return text
+		return scrub(e.Message, 500)
 	}
 	switch e.Code {
 	case codeFirstToken:

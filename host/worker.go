@@ -77,6 +77,7 @@ func (w *worker) process(ctx context.Context, t job.Ticket) error {
 	}
 	log = w.log.With("job", t.Job, "attempt", a.Number, "user", a.Job.User)
 	x := &attempt{worker: w, Attempt: a, log: log}
+	defer x.leave()
 	err = x.generate(run, ctx)
 	return x.end(last, err)
 }

@@ -1,0 +1,152 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// install writes a plugin whose artifact is a few bytes.
+func install(t *testing.T, root, dir, name, extra string) {
+	t.Helper()
+	artifact := []byte("artifact of " + name)
+	sum := sha256.Sum256(artifact)
+	text := fmt.Sprintf("name: %s\nversion: 1.0.0\nprotocol: 1\nruntime: wasm\nartifact: a.wasm\nsha256: %s\nmodels:\n  - name: %s-model\n%s",
+		name, hex.EncodeToString(sum[:]), name, extra)
+	for file, b := range map[string][]byte{manifest.File: []byte(text), "a.wasm": artifact} {
+		path := filepath.Join(root, dir, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestCatalogueLeavesOutWhatIsBroken(t *testing.T) {
+	one, two := t.TempDir(), t.TempDir()
+	install(t, one, "good", "good", "")
+	install(t, one, "off", "off", "")
+	install(t, one, "narrowed", "narrowed", "limits:\n  total: 10m\n  concurrency: 8\n")
+	install(t, one, "widened", "widened", "limits:\n  total: 1m\n")
+	install(t, one, "crashes", "crashes", "")
+	install(t, two, "again", "good", "")
+	install(t, two, "changed", "changed", "")
+	if err := os.WriteFile(filepath.Join(two, "changed", "a.wasm"), []byte("something else"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(two, "garbage"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(two, "garbage", manifest.File), []byte("]["), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config.Plugins{
+		Dirs: []string{one, two, filepath.Join(two, "nowhere")},
+		Config: map[string]config.Plugin{
+			"off":      {Disabled: true},
+			"narrowed": {Limits: config.PluginLimits{Total: time.Minute, Concurrency: 2}},
+			"widened":  {Limits: config.PluginLimits{Total: time.Hour}},
+			"missing":  {},
+			"inside":   {Settings: map[string]any{"a": 1}, Limits: config.PluginLimits{Idle: time.Second}},
+		},
+	}
+	var stopped []string
+	start := func(_ context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
+		if gate == nil {
+			t.Errorf("plugin %s has no gate", m.Name)
+		}
+		if m.Name == "crashes" {
+			return sdk.Provider{}, nil, errors.New("exit status 2")
+		}
+		return provider(m.Name, saying(), sdk.Model(m.Models[0])), func(context.Context) error {
+			stopped = append(stopped, m.Name)
+			return nil
+		}, nil
+	}
+	var log bytes.Buffer
+	c := openCatalogue(t.Context(), cfg, []sdk.Provider{provider("inside", saying()), {Name: "empty"}},
+		map[manifest.Runtime]starter{manifest.Wasm: start}, slog.New(slog.NewTextHandler(&log, nil)))
+
+	var names []string
+	for _, p := range c.plugins {
+		names = append(names, p.name)
+		switch p.name {
+		case "narrowed":
+			if p.limits.Total != time.Minute || p.limits.Concurrency != 2 {
+				t.Errorf("limits of narrowed are %+v", p.limits)
+			}
+		case "inside":
+			if p.limits.Idle != time.Second || p.settings.Int("a", 0) != 1 || p.runtime != "embedded" {
+				t.Errorf("inside is %+v", p)
+			}
+		}
+	}
+	if want := []string{"inside", "good", "narrowed"}; !slices.Equal(names, want) {
+		t.Errorf("started %v, want %v\n%s", names, want, log.String())
+	}
+	for phrase, times := range map[string]int{
+		"plugin is left out":              6, // empty, widened, crashes, again, changed, garbage
+		"exit status 2":                   1,
+		"another plugin has this name":    1,
+		"digest differs":                  1,
+		"may only narrow":                 1,
+		"plugin is disabled":              1,
+		"configured plugin was not found": 1,
+		"plugin folder can't be read":     1,
+	} {
+		if n := strings.Count(log.String(), phrase); n != times {
+			t.Errorf("%q is logged %d times, want %d", phrase, n, times)
+		}
+	}
+	if t.Failed() {
+		t.Log(log.String())
+	}
+	if err := c.close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if want := []string{"narrowed", "good"}; !slices.Equal(stopped, want) {
+		t.Errorf("stopped %v, want %v", stopped, want)
+	}
+}
+
+func TestOperatorsSecretsReachTheGateOnly(t *testing.T) {
+	root := t.TempDir()
+	install(t, root, "p", "p", "egress: [\"https://api.example.com\"]\nsecrets:\n  - name: KEY\n    from: env:NOT_SET_ANYWHERE\n    origins: [\"https://api.example.com\"]\n    header: Authorization\n")
+	m, err := manifest.Load(filepath.Join(root, "p"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrowed, lookup, err := narrow(m, config.Plugin{Secrets: map[string]config.Secret{"KEY": config.NewSecret("hunter2")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := fmt.Sprintf("%+v", narrowed); strings.Contains(s, "hunter2") {
+		t.Errorf("the manifest carries the secret: %s", s)
+	}
+	name, _ := strings.CutPrefix(narrowed.Secrets[0].From, "env:")
+	if v, ok := lookup(name); !ok || v != "hunter2" {
+		t.Errorf("lookup of %s found %q, %v", name, v, ok)
+	}
+	gate, err := egress.New(narrowed, egress.Options{Log: discard, LookupEnv: lookup})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate.Close()
+}

@@ -1,0 +1,134 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+func TestJudge(t *testing.T) {
+	backoff := config.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
+	for _, tt := range []struct {
+		name          string
+		err           *sdk.Error
+		failures      int
+		retry, next   bool
+		least, atMost time.Duration
+	}{
+		{"invalid", &sdk.Error{Kind: sdk.Invalid}, 1, false, false, 0, 0},
+		{"denied", &sdk.Error{Kind: sdk.Denied}, 1, false, false, 0, 0},
+		{"refused", &sdk.Error{Kind: sdk.Refused}, 1, false, false, 0, 0},
+		{"internal", &sdk.Error{Kind: sdk.Internal}, 1, false, false, 0, 0},
+		{"limited waits as told", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 1, true, false, time.Hour, time.Hour},
+		{"limited, not told", &sdk.Error{Kind: sdk.Limited}, 1, true, false, 50 * time.Millisecond, 100 * time.Millisecond},
+		{"unavailable", &sdk.Error{Kind: sdk.Unavailable}, 1, true, true, 50 * time.Millisecond, 100 * time.Millisecond},
+		{"unavailable, told", &sdk.Error{Kind: sdk.Unavailable, Wait: 2 * time.Second}, 1, true, true, 2 * time.Second, 2 * time.Second},
+		{"truncated, third time", &sdk.Error{Kind: sdk.Truncated}, 3, true, true, 200 * time.Millisecond, 400 * time.Millisecond},
+		{"fifth time", &sdk.Error{Kind: sdk.Unavailable}, 5, true, true, 500 * time.Millisecond, time.Second},
+		{"once too often", &sdk.Error{Kind: sdk.Unavailable}, 6, false, false, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 100 { // there is chance in it
+				v := judge(tt.err, tt.failures, 6, backoff)
+				if v.retry != tt.retry || v.next != tt.next || v.wait < tt.least || v.wait > tt.atMost {
+					t.Fatalf("verdict is %+v", v)
+				}
+			}
+		})
+	}
+}
+
+func TestBackoffWithoutLimits(t *testing.T) {
+	if d := backoffFor(100, config.Backoff{}); d != 0 {
+		t.Errorf("no back-off configured, got %s", d)
+	}
+	if d := backoffFor(1000, config.Backoff{Min: time.Second, Max: time.Minute}); d > time.Minute || d < 30*time.Second {
+		t.Errorf("after 1000 failures %s", d)
+	}
+}
+
+func TestFailureNamesOurOwnLimitFirst(t *testing.T) {
+	limit := &sdk.Error{Kind: sdk.Truncated, Code: codeIdle}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(limit)
+	if e := failure(ctx, sdk.Errorf(sdk.Internal, "pipe broke")); e != limit {
+		t.Errorf("failure is %+v", e)
+	}
+	if e := failure(t.Context(), errors.New("odd")); e.Kind != sdk.Internal || e.Fault != sdk.Plugin {
+		t.Errorf("failure is %+v", e)
+	}
+}
+
+func TestScrub(t *testing.T) {
+	for in, want := range map[string]string{
+		"Incorrect API key provided: sk-proj-abc123DEF456.":        "Incorrect API key provided: [removed].",
+		"Authorization: Bearer eyJhbGciOi.x.y\n\nnext  line":       "Authorization: [removed] next line",
+		`{"api_key":"abcdef","model":"gpt"}`:                       `{"[removed]","model":"gpt"}`,
+		"max_tokens is too large: 9000 tokens of at most 4096":     "max_tokens is too large: 9000 tokens of at most 4096",
+		"https://api.example.com/v1?token=abc&x=1 does not answer": "https://api.example.com/v1?[removed] does not answer",
+	} {
+		if got := scrub(in, 1000); got != want {
+			t.Errorf("scrub(%q) = %q, want %q", in, got, want)
+		}
+	}
+	if got := scrub(strings.Repeat("ä", 500), 501); len(got) > 510 || !strings.HasSuffix(got, "ä…") {
+		t.Errorf("a long text became %q", got)
+	}
+}
+
+func TestDeadlinesDoNotCountWhileThePluginIsHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		d := startDeadlines(time.Hour, time.Minute, time.Second, cancel)
+		defer d.end()
+		sleep(t.Context(), 30*time.Second) // idle doesn't count before the first chunk
+		d.arrived(sdk.Text("x"))
+		sleep(t.Context(), 10*time.Minute) // held back
+		d.delivered()
+		if ctx.Err() != nil {
+			t.Fatalf("ended by %v", context.Cause(ctx))
+		}
+		sleep(t.Context(), 900*time.Millisecond)
+		d.arrived(sdk.Usage{})
+		d.delivered()
+		sleep(t.Context(), 900*time.Millisecond)
+		if ctx.Err() != nil {
+			t.Fatalf("ended by %v", context.Cause(ctx))
+		}
+		sleep(t.Context(), 200*time.Millisecond)
+		if e := (*sdk.Error)(nil); !errors.As(context.Cause(ctx), &e) || e.Code != codeIdle {
+			t.Errorf("after a silence it ended by %v", context.Cause(ctx))
+		}
+	})
+}
+
+func TestSelfFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &host{log: discard, worker: &worker{running: &running{}}}
+		work, stop := context.WithCancelCause(t.Context())
+		defer h.worker.running.add("j", stop)()
+		lost := time.Now().Add(time.Minute) // the last heartbeat
+		looks := 0
+		go h.watch(t.Context(), func() time.Time {
+			if now := time.Now(); now.Before(lost) {
+				return now
+			}
+			return lost
+		}, func(context.Context) { looks++ })
+		sleep(t.Context(), time.Minute+14*time.Second)
+		synctest.Wait()
+		if work.Err() != nil || looks < 12 {
+			t.Fatalf("after 14 s without Redis the work ended with %v, %d looks for cancels", context.Cause(work), looks)
+		}
+		sleep(t.Context(), 7*time.Second)
+		if !errors.Is(context.Cause(work), errSelfFence) {
+			t.Errorf("after 21 s without Redis: %v", context.Cause(work))
+		}
+	})
+}
