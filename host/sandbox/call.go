@@ -21,6 +21,10 @@ type call struct {
 	input  []byte
 	emit   sdk.Emit // nil where nothing may be emitted
 
+	loading bool  // nothing may be asked of the host
+	fuel    int64 // given so far
+	budget  int64 // of fuel; 0 for none
+
 	output  [2][]byte
 	emitted int64
 	emitErr error      // the sink's, ends the call
@@ -39,6 +43,7 @@ func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*cal
 	ctx, cancel := context.WithCancel(ctx)
 	unhook := context.AfterFunc(p.stop, cancel)
 	c := &call{cancel: cancel, plugin: p, input: input, emit: emit}
+	c.budget = int64(p.m.Limits.CPU.Seconds() * fuelPerSecond)
 	c.ctx = context.WithValue(ctx, callKey{}, c)
 	c.stdio = &stdio{ctx: ctx, log: p.log}
 	return c, func() {

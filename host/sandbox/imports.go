@@ -16,6 +16,7 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
+	"github.com/tetratelabs/wazero/sys"
 )
 
 // minChunk is what the smallest chunk counts for towards the output limit.
@@ -50,15 +51,31 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 	for name, f := range hostFuncs {
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
 			c, _ := ctx.Value(callKey{}).(*call)
-			if c == nil {
+			if c == nil || c.loading {
 				stack[0] = result(fail(guest.ENOSYS))
 				return
 			}
 			stack[0] = result(f(c, m.Memory(), stack))
 		}), params[:signatures[name]], params[:1]).Export(name)
 	}
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(yield), nil, params[:1]).Export(guest.ImportYield)
 	_, err := b.Instantiate(ctx)
 	return err
+}
+
+// yield is called by the code that the rewriting put into the guest. Being in
+// Go code for a moment is what lets the scheduler and the garbage collector
+// have their turn.
+func yield(ctx context.Context, _ api.Module, stack []uint64) {
+	stack[0] = quantum
+	if c, _ := ctx.Value(callKey{}).(*call); c != nil {
+		if c.fuel += quantum; c.budget > 0 && c.fuel > c.budget {
+			c.stopWith(pluginError("used more than its limit of %v of processor time", c.plugin.m.Limits.CPU))
+		}
+	}
+	if ctx.Err() != nil {
+		panic(sys.NewExitError(sys.ExitCodeContextCanceled)) // ends the call; result knows why
+	}
 }
 
 func result(v int32) uint64 { return uint64(uint32(v)) }

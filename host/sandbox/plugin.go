@@ -13,6 +13,7 @@ import (
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/sys"
 	"golang.org/x/time/rate"
 )
@@ -26,9 +27,12 @@ type Plugin struct {
 	compiled wazero.CompiledModule
 	desc     sdk.Description
 	exports  map[string]api.FunctionDefinition
+	image    image
+	start    []string // what a new instance runs first
 
 	mu      sync.Mutex
 	closed  bool
+	freed   sync.Once
 	running sync.WaitGroup
 	stop    context.Context // done when calls under way are to be cut
 	cut     context.CancelFunc
@@ -37,40 +41,38 @@ type Plugin struct {
 var errClosed = &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Host, Message: "the plugin has been closed"}
 
 func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.Gate, bin []byte) (_ *Plugin, err error) {
-	if err := checkMagic(bin); err != nil {
+	log := &plainLog{log: rt.log.With("provider", m.Name), limit: rate.NewLimiter(50, 200)}
+	pre, err := rt.prepare(ctx, m, log, bin)
+	if err != nil {
 		return nil, err
 	}
-	pages := uint32(min(m.Limits.Memory>>16, 65536))
 	stop, cut := context.WithCancel(context.WithoutCancel(ctx))
 	p := &Plugin{
-		m: m, gate: gate, stop: stop, cut: cut,
-		log: &plainLog{log: rt.log.With("provider", m.Name), limit: rate.NewLimiter(50, 200)},
-		runtime: wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().
-			WithCompilationCache(rt.cache).
-			WithMemoryLimitPages(pages).
-			WithCloseOnContextDone(true)),
+		m: m, gate: gate, log: log, stop: stop, cut: cut,
+		// The guest's own code returns to the host on schedule, so the
+		// runtime need not look after that.
+		runtime: wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithCompilationCache(rt.cache)),
 	}
 	defer func() {
 		if err != nil {
 			p.Close(context.WithoutCancel(ctx))
 		}
 	}()
+	if pre.memory == nil {
+		p.start = []string{guest.ExportInitialize}
+	}
+	if p.image, err = newImage(pre.memory); err != nil {
+		return nil, err
+	}
 	if err := defineImports(ctx, p.runtime); err != nil {
 		return nil, fmt.Errorf("define imports: %w", err)
 	}
-	p.compiled, err = p.runtime.CompileModule(ctx, bin)
-	if err != nil {
+	if p.compiled, err = p.runtime.CompileModule(ctx, pre.code); err != nil {
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	p.exports = p.compiled.ExportedFunctions()
-	if err := checkModule(p.compiled); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	if err := p.checkABI(ctx); err != nil {
-		return nil, err
-	}
 	out, err := p.invoke(ctx, guest.ExportDescribe, nil, nil)
 	if err != nil {
 		return nil, fmt.Errorf("describe: %w", err)
@@ -199,7 +201,14 @@ func (p *Plugin) Close(ctx context.Context) error {
 		<-drained
 	}
 	p.cut()
-	if err := p.runtime.Close(context.WithoutCancel(ctx)); err != nil {
+	var err error
+	p.freed.Do(func() {
+		err = p.runtime.Close(context.WithoutCancel(ctx))
+		if p.image != nil {
+			err = errors.Join(err, p.image.close())
+		}
+	})
+	if err != nil {
 		return fmt.Errorf("close plugin %s: %w", p.m.Name, err)
 	}
 	return nil
@@ -245,20 +254,19 @@ func (p *Plugin) run(c *call, export string) (int32, error) {
 }
 
 func (p *Plugin) instantiate(c *call) (api.Module, error) {
-	return p.runtime.InstantiateModule(c.ctx, p.compiled, c.config().WithStartFunctions(guest.ExportInitialize))
+	mem, err := p.image.take(p.maxMemory())
+	if err != nil {
+		return nil, err
+	}
+	ctx := experimental.WithMemoryAllocator(c.ctx, experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return mem }))
+	mod, err := p.runtime.InstantiateModule(ctx, p.compiled, c.config().WithStartFunctions(p.start...))
+	if err != nil {
+		mem.Free()
+	}
+	return mod, err
 }
 
-// checkABI asks the guest for its version before anything else is asked of it.
-func (p *Plugin) checkABI(ctx context.Context) error {
-	c, release := p.newCall(ctx, nil, nil)
-	defer release()
-	v, err := p.run(c, guest.ExportABI)
-	if err != nil {
-		_, err = c.result(ctx, 0, err)
-		return fmt.Errorf("start: %w", err)
-	}
-	return checkVersion(uint32(v))
-}
+func (p *Plugin) maxMemory() uint64 { return uint64(memoryPages(p.m)) << 16 }
 
 // result turns the end of a call into its output or its error. What ended the
 // call from outside comes first, as a guest that was cut has no say.

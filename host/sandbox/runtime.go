@@ -42,11 +42,16 @@ func NewRuntime(_ context.Context, o Options) (*Runtime, error) {
 		rt.cache = wazero.NewCompilationCache()
 		return rt, nil
 	}
-	dir := filepath.Join(o.CacheDir, "code")
-	if err := private(dir); err != nil {
-		return nil, fmt.Errorf("open sandbox cache: %w", err)
+	for _, name := range []string{"images", "code"} {
+		dir := filepath.Join(o.CacheDir, name)
+		if err := private(dir); err != nil {
+			return nil, fmt.Errorf("open sandbox cache: %w", err)
+		}
+		if err := prune(dir, time.Now()); err != nil {
+			return nil, fmt.Errorf("prune sandbox cache: %w", err)
+		}
 	}
-	cache, err := wazero.NewCompilationCacheWithDir(dir)
+	cache, err := wazero.NewCompilationCacheWithDir(filepath.Join(o.CacheDir, "code"))
 	if err != nil {
 		return nil, fmt.Errorf("open sandbox cache: %w", err)
 	}

@@ -1,0 +1,191 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/proto/guest"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// install writes a plugin directory around a module and loads its manifest.
+func installed(tb testing.TB, bin []byte, limits string) *manifest.Manifest {
+	tb.Helper()
+	src, out := tb.TempDir(), tb.TempDir()
+	text := "name: attack\nversion: 0.1.0\nprotocol: 1\nruntime: wasm\nartifact: attack.wasm\nmodels: [{name: a}]\nlimits: {" + limits + "}\n"
+	for name, b := range map[string][]byte{"plugin.yaml": []byte(text), "attack.wasm": bin} {
+		if err := os.WriteFile(filepath.Join(src, name), b, 0o644); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	m, err := manifest.Build(tb.Context(), filepath.Join(src, "plugin.yaml"), out)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+func attackModule(tb testing.TB) []byte {
+	tb.Helper()
+	bin, err := os.ReadFile("testdata/attack.wasm")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return bin
+}
+
+// The committed module is what its source compiles to.
+func TestAttackModuleIsFresh(t *testing.T) {
+	tool, err := exec.LookPath("wat2wasm")
+	if err != nil {
+		t.Skip("no wat2wasm here")
+	}
+	out := filepath.Join(t.TempDir(), "attack.wasm")
+	if text, err := exec.Command(tool, "testdata/attack.wat", "-o", out).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	fresh, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(fresh) != string(attackModule(t)) {
+		t.Error("testdata/attack.wasm is stale")
+	}
+}
+
+// Whatever a guest runs in, a deadline ends it.
+func TestHostileCodeIsStopped(t *testing.T) {
+	p, _ := load(t, installed(t, attackModule(t), "memory: 64MiB, output: 4GiB, cpu: 24h"))
+	for _, export := range []string{
+		"spin", "spin_if", "spin_table", "fib", "mutual", "fill", "copy", "grow", "grow_nothing", "host_calls", "scheduler",
+		"random", "writev", "log_flood", "emit_flood", "emit_empty",
+	} {
+		t.Run(export, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			_, err := p.invoke(ctx, export, nil, func(sdk.Chunk) error { return nil })
+			wantError(t, err, sdk.Unavailable, sdk.Upstream, "deadline")
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// Without a deadline, what a guest may use up ends it.
+func TestHostileCodeRunsOut(t *testing.T) {
+	p, log := load(t, installed(t, attackModule(t), "memory: 64MiB, output: 1MiB, cpu: 50ms"))
+	for export, want := range map[string]string{
+		"spin": "limit of 50ms of processor time", "fib": "processor time", "fill": "processor time", "grow": "processor time",
+		"grow_nothing": "processor time", "host_calls": "processor time", "log_flood": "processor time", "writev": "processor time",
+		"emit_flood": "emitted more than its limit of 1048576 bytes", "emit_empty": "emitted more than",
+		"overflow": "stack overflow", "unreachable": "unreachable", "divide": "divide by zero", "wild": "out of bounds",
+	} {
+		t.Run(export, func(t *testing.T) {
+			_, err := p.invoke(t.Context(), export, nil, func(sdk.Chunk) error { return nil })
+			wantError(t, err, sdk.Internal, sdk.Plugin, want)
+		})
+	}
+	if n := strings.Count(log.String(), "plugin log"); n > 1000 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
+// Ranges and messages that make no sense are the guest's problem.
+func TestBadArguments(t *testing.T) {
+	p, _ := load(t, installed(t, attackModule(t), "memory: 64MiB"))
+	for export, want := range map[string]guest.Errno{
+		"emit_huge": guest.E2BIG, "emit_outside": guest.EFAULT, "emit_wrapping": guest.EFAULT, "emit_negative": guest.E2BIG,
+		"emit_kind": guest.EINVAL, "emit_garbage": guest.EINVAL, "emit_not_utf8": guest.EINVAL,
+		"read_outside": guest.EFAULT, "read_short": guest.E2BIG,
+		"output_kind": guest.EINVAL, "output_huge": guest.E2BIG, "output_outside": guest.EFAULT,
+		"open_outside": guest.EFAULT, "open_huge_meta": guest.E2BIG, "open_huge_body": guest.E2BIG, "open_garbage": guest.EINVAL,
+		"head_bad": guest.EBADF, "http_read_bad": guest.EBADF, "close_bad": guest.EBADF,
+		"log_outside": guest.EFAULT, "log_level": guest.EINVAL,
+	} {
+		t.Run(export, func(t *testing.T) {
+			c, release := p.newCall(t.Context(), []byte("the input"), func(sdk.Chunk) error {
+				t.Error("something was emitted")
+				return nil
+			})
+			defer release()
+			code, err := p.run(c, export)
+			if err != nil || code != fail(want) {
+				t.Errorf("returned %d, %v, want %d", code, err, fail(want))
+			}
+		})
+	}
+}
+
+// TestNotAPlugin: what can't be run says why and what to do.
+func TestNotAPlugin(t *testing.T) {
+	module := func(parts ...string) []byte { return []byte("\x00asm\x01\x00\x00\x00" + strings.Join(parts, "")) }
+	memory := "\x05\x03\x01\x00\x01"
+	tests := map[string]struct {
+		bin  []byte
+		want string
+	}{
+		"nothing":        {nil, "is not a WebAssembly module"},
+		"text":           {[]byte("hello"), "-buildmode=c-shared"},
+		"native program": {[]byte("\x7fELF\x02"), "runtime: native"},
+		"component":      {[]byte("\x00asm\x0d\x00\x01\x00"), "component"},
+		"cut":            {attackModule(t)[:200], "ends early"},
+		"no memory":      {module(), "no memory"},
+		"no exports":     {module(memory), "no export sluice_abi"},
+		"command": {module("\x01\x04\x01\x60\x00\x00", "\x03\x02\x01\x00", memory, "\x07\x0a\x01\x06_start\x00\x00", "\x0a\x04\x01\x02\x00\x0b"),
+			"WASI command"},
+		"another host":  {patch(t, "sluice_v1", "sluice_v9"), "guest ABI v9, this host speaks v1"},
+		"own imports":   {patch(t, "sluice_v1", "env_____1"), `from "env_____1"`},
+		"newer import":  {patch(t, "last_error", "lust_error"), "ABI 1.0 doesn't have"},
+		"older guest":   {patch(t, "\x41\x80\x80\x04\x0b", "\x41\x80\x80\x00\x0b"), "rebuild the plugin with a newer sdk"},
+		"newer guest":   {patch(t, "\x41\x80\x80\x04\x0b", "\x41\x80\x80\x08\x0b"), "use a newer sluice"},
+		"newer minor":   {patch(t, "\x41\x80\x80\x04\x0b", "\x41\x81\x80\x04\x0b"), "needs guest ABI 1.1"},
+		"no generate":   {patch(t, "sluice_generate", "sluice_genezate"), "lacks the export sluice_generate"},
+		"too much":      {attackModule(t), "its limit is 16384 KiB"},
+		"shared memory": {module("\x05\x04\x01\x03\x01\x02"), "threads are not supported"},
+		"64-bit memory": {module("\x05\x03\x01\x04\x01"), "64-bit memory"},
+		"two memories":  {module("\x05\x05\x02\x00\x01\x00\x01"), "more than one memory"},
+		"exceptions":    {module(memory, "\x0d\x03\x01\x00\x00"), "section of kind 13"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			limits := "memory: 64MiB"
+			if name == "too much" {
+				limits = "memory: 16MiB"
+			}
+			m := installed(t, tt.bin, limits)
+			log, _ := newLog(t)
+			rt, err := NewRuntime(t.Context(), Options{Log: log})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rt.Close(context.Background())
+			gate, err := egress.New(m, egress.Options{Log: log})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = rt.Load(t.Context(), m, gate)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "plugin attack, attack.wasm") {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// patch changes bytes of the attack module.
+func patch(t *testing.T, old, with string) []byte {
+	t.Helper()
+	bin := string(attackModule(t))
+	if !strings.Contains(bin, old) {
+		t.Fatalf("no %q in the module", old)
+	}
+	return []byte(strings.ReplaceAll(bin, old, with))
+}

@@ -1,0 +1,147 @@
+package sandbox
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// imageVersion is the version of the file format below.
+const imageVersion = 1
+
+const imageMagic = "sluice guest 1\n"
+
+var errNoImage = errors.New("not installed")
+
+// writePrepared stores a guest: the magic, the length of the code and the code,
+// the size of the memory, the number of its pages that aren't zero and those,
+// each after its number, and the SHA-256 of all that. Numbers are 32 bits,
+// little-endian.
+func writePrepared(path string, p *prepared) (err error) {
+	b := []byte(imageMagic)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(p.code)))
+	b = append(b, p.code...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(p.memory)/pageSize))
+	at := len(b)
+	b = binary.LittleEndian.AppendUint32(b, 0)
+	pages := uint32(0)
+	for i := 0; i < len(p.memory); i += pageSize {
+		if page := p.memory[i : i+pageSize]; !bytes.Equal(page, zeroPage[:]) {
+			b = append(binary.LittleEndian.AppendUint32(b, uint32(i/pageSize)), page...)
+			pages++
+		}
+	}
+	binary.LittleEndian.PutUint32(b[at:], pages)
+	sum := sha256.Sum256(b)
+	b = append(b, sum[:]...)
+
+	dir := filepath.Dir(path)
+	if err := private(dir); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(b); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// readPrepared reads what writePrepared wrote. Anything else is an error:
+// errNoImage if there is no file.
+func readPrepared(path string) (*prepared, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoImage
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := decodePrepared(b)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err != nil { // it is in use: see prune
+		return nil, err
+	}
+	return p, nil
+}
+
+var errImage = errors.New("is damaged")
+
+func decodePrepared(b []byte) (*prepared, error) {
+	if len(b) < len(imageMagic)+sha256.Size || !bytes.HasPrefix(b, []byte(imageMagic)) {
+		return nil, errImage
+	}
+	body := b[:len(b)-sha256.Size]
+	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], b[len(body):]) {
+		return nil, errImage
+	}
+	body = body[len(imageMagic):]
+	number := func() uint32 {
+		if len(body) < 4 {
+			return 0
+		}
+		v := binary.LittleEndian.Uint32(body)
+		body = body[4:]
+		return v
+	}
+	n := number()
+	if uint64(n) > uint64(len(body)) {
+		return nil, errImage
+	}
+	p := &prepared{code: body[:n:n]}
+	body = body[n:]
+	size, pages := number(), number()
+	if size > 1<<20 || uint64(len(body)) != uint64(pages)*(4+pageSize) {
+		return nil, errImage
+	}
+	if size > 0 {
+		p.memory = make([]byte, int(size)*pageSize)
+	}
+	for range pages {
+		i := number()
+		if i >= size {
+			return nil, errImage
+		}
+		copy(p.memory[int(i)*pageSize:], body[:pageSize])
+		body = body[pageSize:]
+	}
+	return p, nil
+}
+
+// keepUnused is how long something stays in the cache without being used.
+const keepUnused = 30 * 24 * time.Hour
+
+// prune removes what hasn't been used for long, so that the cache doesn't
+// grow with every version of every plugin.
+func prune(dir string, now time.Time) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || now.Sub(info.ModTime()) < keepUnused {
+			return err
+		}
+		return os.Remove(path)
+	})
+}
