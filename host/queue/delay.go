@@ -43,7 +43,9 @@ type set struct {
 	due    time.Time // of its first task, as far as we know; zero when we know of none
 	again  time.Time // when to look anyway
 	looked time.Time
-	news   int // grows with every note and look
+	// What came while Redis was being asked: its answer may be older.
+	noted time.Time // the earliest time noted
+	rung  bool
 }
 
 // next is when the set needs Redis.
@@ -63,12 +65,13 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		d.mu.Unlock()
 		return run(d.rdb, args)
 	}
-	quiet, news := time.Now().Before(s.next()), s.news
-	d.mu.Unlock()
-	if quiet {
+	if time.Now().Before(s.next()) {
+		d.mu.Unlock()
 		d.wait()
 		return moved(ctx, 0)
 	}
+	s.noted, s.rung = time.Time{}, false
+	d.mu.Unlock()
 	at, err := d.first(ctx, keys[0])
 	if err == nil && !at.IsZero() && !at.After(time.Now()) {
 		args = append([]any(nil), args...)
@@ -82,7 +85,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		}
 		if err == nil {
 			at = firstDue(first)
-			d.learn(s, at, news)
+			d.learn(s, at)
 			if n, _ := cmd.Int(); n > 0 {
 				d.ring(queue)
 			}
@@ -98,7 +101,7 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		d.mu.Unlock()
 		return moved(ctx, 0)
 	}
-	d.learn(s, at, news)
+	d.learn(s, at)
 	return moved(ctx, 0)
 }
 
@@ -114,20 +117,18 @@ func firstDue(cmd *redis.ZSliceCmd) time.Time {
 	return time.Time{}
 }
 
-// learn notes what Redis said about a set. news is what s.news was before it was
-// asked: what came since may be missing from the answer.
-func (d *delays) learn(s *set, due time.Time, news int) {
+// learn notes what Redis said about a set.
+func (d *delays) learn(s *set, due time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s.looked = time.Now()
 	s.again = s.looked.Add(recheck/2 + rand.N(recheck))
-	if s.news != news {
+	if s.rung {
 		s.again = s.looked.Add(glance)
-		if !s.due.IsZero() && s.due.After(s.looked) && (due.IsZero() || s.due.Before(due)) {
-			due = s.due
-		}
 	}
-	s.due = due
+	if s.due = due; !s.noted.IsZero() && (due.IsZero() || s.noted.Before(due)) {
+		s.due = s.noted
+	}
 }
 
 // note says that a task of the set is due at a time.
@@ -138,7 +139,10 @@ func (d *delays) note(key string, due time.Time) {
 	if s == nil {
 		return
 	}
-	if s.news++; s.due.IsZero() || due.Before(s.due) {
+	if s.noted.IsZero() || due.Before(s.noted) {
+		s.noted = due
+	}
+	if s.due.IsZero() || due.Before(s.due) {
 		s.due = due
 		d.poke()
 	}
@@ -152,7 +156,7 @@ func (d *delays) look(queue string) {
 		if queue != "" && queue != s.queue {
 			continue
 		}
-		s.news++
+		s.rung = true
 		if at := s.looked.Add(glance); at.Before(s.again) {
 			s.again = at
 			d.poke()
