@@ -127,22 +127,28 @@ func (t *Tail) readers(ctx context.Context) {
 // read delivers the log after the watch's position until live frames can go on.
 func (w *watch) read(ctx context.Context) {
 	for {
-		w.mu.Lock()
-		after := w.pos
-		w.again = false
-		w.mu.Unlock()
+		after, seen := w.place()
 		if w.ended.Load() {
 			return
 		}
 		frames, st, err := w.t.s.Read(ctx, w.job.id, after, pageSize)
-		if !w.take(ctx, frames, st, err) {
+		if !w.take(ctx, frames, st, err, seen) {
 			return
 		}
 	}
 }
 
-// take delivers a page and reports whether another one should be read.
-func (w *watch) take(ctx context.Context, frames []Frame, st Status, err error) (more bool) {
+// place is where to read from, and what had been seen before.
+func (w *watch) place() (after, seen int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.again = false
+	return w.pos, w.seen
+}
+
+// take delivers a page and reports whether another one should be read; seen is what had been seen before the page
+// was read.
+func (w *watch) take(ctx context.Context, frames []Frame, st Status, err error, seen int64) (more bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended.Load() {
@@ -169,7 +175,7 @@ func (w *watch) take(ctx context.Context, frames []Frame, st Status, err error) 
 			frames = Merge(frames, w.t.o.MergeSize)
 		}
 		w.deliver(frames)
-	} else if !w.again {
+	} else if w.seen == seen {
 		w.seen = w.pos // what was seen beyond isn't there: Redis went back
 	}
 	if st.State.Terminal() && w.pos >= st.Seq && !more {
