@@ -35,17 +35,14 @@ type identity struct {
 // credentials are the places of a handshake where a token may be, in the order
 // in which they are looked at.
 type credentials struct {
-	Auth   []byte // JSON of the auth object of the client, {"token":"…"}
+	Auth   string // token of the client's auth object
 	Header string // Authorization: Bearer …
 	Query  string // token=…
 }
 
 func (c credentials) token() string {
-	var auth struct {
-		Token string `json:"token"`
-	}
-	if json.Unmarshal(c.Auth, &auth) == nil && auth.Token != "" {
-		return strings.TrimPrefix(auth.Token, "Bearer ")
+	if c.Auth != "" {
+		return strings.TrimPrefix(c.Auth, "Bearer ")
 	}
 	if scheme, token, ok := strings.Cut(c.Header, " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)

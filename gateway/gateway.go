@@ -8,7 +8,7 @@
 // place in the job's log (watch.go) from which it is fed, live or catching up.
 // The hub (hub.go) is the index of users, sockets and jobs. What older workers
 // publish takes a way of its own (legacy.go). Only socketio.go knows the
-// Socket.IO library; packets are read and written in packet.go.
+// Socket.IO library and the engine below it.
 package gateway
 
 import (
@@ -125,7 +125,17 @@ func Run(ctx context.Context, o Options) error {
 	sockets := newSocketServer(c)
 	server := newHTTPServer(c, o.Redis, sockets)
 	var running sync.WaitGroup
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
+	// The sockets' own life ends after they have been told.
+	open, closeSockets := context.WithCancel(life)
+	defer closeSockets()
+	taking := make(chan struct{})
+	running.Go(func() {
+		if err := sockets.run(open, func() { close(taking) }); err != nil {
+			o.Log.Error("connections did not end in time", "err", err)
+		}
+	})
+	<-taking
 	running.Go(func() {
 		if err := c.tail.Run(life); err != nil && life.Err() == nil {
 			failed <- fmt.Errorf("follow jobs: %w", err)
@@ -145,7 +155,7 @@ func Run(ctx context.Context, o Options) error {
 	case err = <-failed:
 	case <-ctx.Done():
 	}
-	c.stop(server, sockets)
+	c.stop(server, closeSockets)
 	end()
 	c.work.Wait()
 	running.Wait()
@@ -153,26 +163,20 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-// stop ends all connections, at most in the time of grace.
-func (c *core) stop(server *http.Server, sockets *socketServer) {
+// stop ends all connections, at most in the time of grace: it closes the
+// listener, tells every socket, and lets each take what is on its way.
+func (c *core) stop(server *http.Server, closeSockets func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.conf.Grace)
 	defer cancel()
-	closed := make(chan struct{})
-	go func() { // closes the listener at once, then waits for open requests
-		defer close(closed)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
 		if err := server.Shutdown(ctx); err != nil {
 			_ = server.Close() // out of patience
 		}
-	}()
-	var told sync.WaitGroup
+	})
 	for _, s := range c.hub.close() {
-		told.Go(func() {
-			s.farewell(ctx, encodeEvent("error", encode(complaint{
-				refused: *refuse(codeUnavailable, "this gateway is stopping: reconnect and resume"),
-			})), "stopping")
-		})
+		s.part(refuse(codeUnavailable, "this gateway is stopping: reconnect and resume"))
 	}
-	told.Wait()
-	sockets.close()
-	<-closed
+	closeSockets()
+	waiting.Wait()
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,6 +113,14 @@ func startGateway(t testing.TB, rdb redis.UniversalClient, c config.Gateway) (ad
 	return addr, stop
 }
 
+// Kinds of Socket.IO packets: https://socket.io/docs/v4/socket-io-protocol/
+const (
+	packetDisconnect = '1'
+	packetEvent      = '2'
+	packetAck        = '3'
+	packetRefusal    = '4'
+)
+
 // message is one Socket.IO packet that a client received.
 type message struct {
 	Kind byte // packetEvent, packetAck, …
@@ -208,30 +217,39 @@ func (c *client) read(ctx context.Context) {
 	}
 }
 
+// readMessage reads a packet of the main namespace. Of others there are only
+// refusals.
 func readMessage(b []byte) (message, error) {
-	p, err := parsePacket(b)
-	if err != nil {
-		return message{}, err
+	m := message{Kind: b[0], ID: -1}
+	rest := b[1:]
+	if len(rest) > 0 && rest[0] == '/' {
+		_, rest, _ = bytes.Cut(rest, []byte{','})
 	}
-	m := message{Kind: p.Kind, ID: p.ID, Data: p.Data}
-	switch p.Kind {
-	case packetEvent:
-		e, err := p.event()
-		if err != nil {
+	digits := 0
+	for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
+		digits++
+	}
+	if digits > 0 {
+		m.ID, _ = strconv.ParseInt(string(rest[:digits]), 10, 64)
+	}
+	m.Data = bytes.Clone(rest[digits:])
+	if m.Kind != packetEvent && m.Kind != packetAck {
+		return m, nil
+	}
+	var args []json.RawMessage
+	if err := json.Unmarshal(m.Data, &args); err != nil {
+		return m, err
+	}
+	if m.Kind == packetEvent {
+		if err := json.Unmarshal(args[0], &m.Name); err != nil {
 			return m, err
 		}
-		m.Name = e.Name
-		if len(e.Args) != 1 {
-			return m, fmt.Errorf("%d arguments", len(e.Args))
-		}
-		m.Data = e.Args[0]
-	case packetAck:
-		var args []json.RawMessage
-		if err := json.Unmarshal(p.Data, &args); err != nil || len(args) != 1 {
-			return m, fmt.Errorf("ack %s: %w", p.Data, err)
-		}
-		m.Data = args[0]
+		args = args[1:]
 	}
+	if len(args) != 1 {
+		return m, fmt.Errorf("%d arguments", len(args))
+	}
+	m.Data = args[0]
 	return m, nil
 }
 

@@ -21,18 +21,17 @@ import (
 // for as long as there is nothing to say.
 const (
 	headerTimeout = 10 * time.Second
-	bodyTimeout   = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
 	readyTimeout  = 2 * time.Second
 )
 
 func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle(c.conf.Path, guard(c, sockets))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle(c.conf.Path, sockets)
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		plain(w, http.StatusOK, "ok")
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, rdb) })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, rdb) })
 	if c.conf.Page {
 		mux.Handle("/", page.Handler(c.conf.Path))
 	}
@@ -106,59 +105,10 @@ func hosts(origins []string) []string {
 	return all
 }
 
-// guard stands before the Socket.IO endpoint: origins, the number of
-// connections, and the size and pace of what is posted.
-func guard(c *core, next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if origin := r.Header.Get("Origin"); origin != "" {
-			if !originAllowed(c.conf.Origins, origin, r.Host) {
-				plain(w, http.StatusForbidden, "this origin is not allowed: name it in gateway.origins")
-				return
-			}
-			crossOrigin(w.Header(), c.conf.Origins, origin)
-		}
-		switch r.Method {
-		case http.MethodOptions:
-			w.WriteHeader(http.StatusNoContent)
-			return
-		case http.MethodGet, http.MethodPost:
-		default:
-			plain(w, http.StatusMethodNotAllowed, "GET and POST only")
-			return
-		}
-		if limit := c.conf.Limits.Connections; limit > 0 && r.URL.Query().Get("sid") == "" && c.hub.count() >= limit {
-			w.Header().Set("Retry-After", "5")
-			plain(w, http.StatusServiceUnavailable, "too many connections: try again in a few seconds")
-			return
-		}
-		if r.Method == http.MethodPost {
-			r.Body = http.MaxBytesReader(w, r.Body, maxPacket(c))
-			// A client that drips its body must not hold on to the connection.
-			control := http.NewResponseController(w)
-			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout))
-			defer func() { _ = control.SetReadDeadline(time.Time{}) }()
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
 // originAllowed accepts pages of the gateway itself and those on the list.
 func originAllowed(allowed []string, origin, host string) bool {
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, host) {
 		return true
 	}
 	return slices.Contains(allowed, "*") || slices.Contains(allowed, origin)
-}
-
-// crossOrigin lets a page of another origin read polling answers. Cookies come
-// along only for origins that are named.
-func crossOrigin(h http.Header, allowed []string, origin string) {
-	h.Add("Vary", "Origin")
-	h.Set("Access-Control-Allow-Origin", origin)
-	h.Set("Access-Control-Allow-Methods", "GET, POST")
-	h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
-	h.Set("Access-Control-Max-Age", "600")
-	if slices.Contains(allowed, origin) {
-		h.Set("Access-Control-Allow-Credentials", "true")
-	}
 }

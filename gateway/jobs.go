@@ -201,7 +201,7 @@ func (s *session) show(id string, started []byte, again bool) {
 	if !begun {
 		return
 	}
-	s.box.send(encodeEvent(job.EventStarted, started))
+	s.box.send(job.EventStarted, started)
 	list, sure := s.c.models.recent()
 	note := "waiting for a host"
 	if sure && len(list) == 0 {

@@ -235,11 +235,7 @@ func (f *forwarder) forward(channel string, payload []byte) {
 	if m.User == "" {
 		to = f.hub.watchersOf(m.Job)
 	}
-	if len(to) == 0 {
-		return
-	}
-	packet := encodeEvent(m.Event, m.Data)
 	for _, s := range to {
-		s.box.send(packet)
+		s.box.send(m.Event, m.Data)
 	}
 }

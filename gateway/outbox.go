@@ -3,119 +3,79 @@ package gateway
 import (
 	"context"
 	"sync"
-	"sync/atomic"
+	"time"
 )
 
-// outbox counts what was written to one socket and has not left for the
-// network yet, and cuts the socket off when that passes a limit. It is the only
-// way to a socket, so packets keep their order. Safe for concurrent use.
+// wire is the socket under a session. Its methods never block.
+type wire interface {
+	ID() string
+	// Send queues one event with one argument, which is JSON. False: closed.
+	Send(event string, data []byte) bool
+	// Buffered is the number of bytes that wait for the client.
+	Buffered() int
+	// Hangup lets go what waits and closes the connection. A client comes back
+	// by itself and resumes.
+	Hangup(reason string)
+	// Dismiss is Hangup for a client that is to stay away.
+	Dismiss()
+}
+
+// look is how often a client that is behind is looked at.
+const look = 10 * time.Millisecond
+
+// outbox is the way to one socket. It bounds what waits there and cuts the
+// socket off when that passes the limit. Safe for concurrent use.
 type outbox struct {
-	// limit and low are bytes: over limit the client is cut off; at low or
-	// below it counts as keeping up.
-	limit, low int64
-	// write hands one packet to the engine, which calls sent when it has been
-	// given to the network or dropped. sent may be called inside write.
-	write func(packet []byte, sent func())
-	// overflow is called once, from the sender that passed the limit.
+	wire wire
+	// limit is in bytes; one event alone may pass it.
+	limit int
+	// overflow is called once, by the sender that passed the limit.
 	overflow func()
 
-	pending atomic.Int64
-
-	mu     sync.Mutex // orders writes
-	closed bool       // nothing is sent any more
-	ended  bool       // and the last word was said
-
-	waitMu  sync.Mutex
-	waiters []waiter
+	mu     sync.Mutex // orders what is sent
+	closed bool
 }
 
-// waiter is told when no more than level bytes are pending.
-type waiter struct {
-	level int64
-	turn  chan struct{}
-}
-
-func newOutbox(limit int64, write func([]byte, func()), overflow func()) *outbox {
-	return &outbox{limit: limit, low: limit / 4, write: write, overflow: overflow}
-}
-
-// send queues a packet. False means that the socket is closed, or closing now
-// because this packet was too much.
-func (o *outbox) send(packet []byte) bool {
-	size := int64(len(packet))
+// send queues an event. False means that the socket is closed, or closing now
+// because this was too much.
+func (o *outbox) send(event string, data []byte) bool {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
 		return false
 	}
-	if o.pending.Add(size) > o.limit {
+	if waiting := o.wire.Buffered(); waiting > 0 && waiting+len(data) > o.limit {
 		o.closed = true
 		o.mu.Unlock()
 		o.overflow()
 		return false
 	}
-	o.write(packet, func() { o.sent(size) })
+	ok := o.wire.Send(event, data)
 	o.mu.Unlock()
-	return true
+	return ok
 }
 
-func (o *outbox) sent(size int64) {
-	pending := o.pending.Add(-size)
-	o.waitMu.Lock()
-	defer o.waitMu.Unlock()
-	still := o.waiters[:0]
-	for _, w := range o.waiters {
-		if pending <= w.level {
-			close(w.turn)
-		} else {
-			still = append(still, w)
+// fits reports whether so many bytes may be sent to a client that can have them
+// later just as well: up to half of the limit, so that what can't wait has room.
+func (o *outbox) fits(size int) bool {
+	waiting := o.wire.Buffered()
+	return waiting == 0 || waiting+size <= o.limit/2
+}
+
+// room returns when the client has taken most of what waits and size bytes fit,
+// or with the context's error.
+func (o *outbox) room(ctx context.Context, size int) error {
+	for {
+		waiting := o.wire.Buffered()
+		if waiting == 0 || waiting <= o.limit/4 && waiting+size <= o.limit/2 || !sleep(ctx, look) {
+			return ctx.Err()
 		}
-	}
-	o.waiters = still
-}
-
-// behind reports whether the client is so late that live frames should wait in
-// the log instead of here.
-func (o *outbox) behind() bool { return o.pending.Load() > o.limit/2 }
-
-// ready returns when the client keeps up again, or with the context's error.
-func (o *outbox) ready(ctx context.Context) error { return o.wait(ctx, o.low) }
-
-// flushed returns when all that was sent has left, or with the context's error.
-func (o *outbox) flushed(ctx context.Context) error { return o.wait(ctx, 0) }
-
-func (o *outbox) wait(ctx context.Context, level int64) error {
-	o.waitMu.Lock()
-	if o.pending.Load() <= level {
-		o.waitMu.Unlock()
-		return ctx.Err()
-	}
-	turn := make(chan struct{})
-	o.waiters = append(o.waiters, waiter{level, turn})
-	o.waitMu.Unlock()
-	select {
-	case <-turn:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// last writes one more packet, whatever the limit says, and refuses all that
-// comes after. Only the first call writes.
-func (o *outbox) last(packet []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.ended {
-		return
-	}
-	o.closed, o.ended = true, true
-	if packet != nil {
-		size := int64(len(packet))
-		o.pending.Add(size)
-		o.write(packet, func() { o.sent(size) })
 	}
 }
 
 // close refuses whatever comes after.
-func (o *outbox) close() { o.last(nil) }
+func (o *outbox) close() {
+	o.mu.Lock()
+	o.closed = true
+	o.mu.Unlock()
+}

@@ -14,24 +14,21 @@ import (
 
 // Bounds of what one socket can make the gateway hold beside its frames.
 const (
-	maxQueued = 64  // events not handled yet; a client that sends more is cut off
 	maxRecent = 64  // finished jobs remembered, so that a late feed can't start them again
 	maxAckID  = 256 // bytes of an ackId that is echoed
 )
 
-// wire is the socket under a session.
-type wire interface {
-	ID() string
-	// Write hands over one encoded packet; sent is called once it left or was
-	// dropped. Never called concurrently.
-	Write(packet []byte, sent func())
-	// Hangup cuts the connection. A client that was not told to stay away comes
-	// back by itself and resumes.
-	Hangup()
+// event is one event of a client.
+type event struct {
+	Name string
+	Args []json.RawMessage
+	// Ack answers the event; nil when the client wants no answer.
+	Ack func(data []byte)
 }
 
-// session is one connected socket: who it is, what it watches, and its events,
-// which are handled one after the other in the order in which they came.
+// session is one connected socket: who it is, what it watches, and what it asks
+// for. Its events come one after the other, in the order in which the client
+// sent them; everything else is safe for concurrent use.
 type session struct {
 	c    *core
 	who  identity
@@ -44,8 +41,6 @@ type session struct {
 
 	mu      sync.Mutex
 	closed  bool
-	queue   []func()
-	working bool
 	watches map[string]*watch
 	recent  []string // ring of the last finished jobs
 	next    int      // where the ring is written
@@ -58,18 +53,16 @@ func (c *core) open(who identity, w wire) *session {
 	s := &session{c: c, who: who, wire: w, watches: map[string]*watch{}}
 	s.log = c.log.With("socket", w.ID(), "user", who.User)
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
-	s.box = newOutbox(int64(c.conf.Limits.Pending), w.Write, func() {
-		s.cut(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume"))
-	})
+	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow}
+	s.greet()
+	if !c.hub.join(s) {
+		s.end("stopping")
+		return nil
+	}
 	if !who.Expires.IsZero() {
 		s.mu.Lock()
 		s.expiry = time.AfterFunc(time.Until(who.Expires), s.expire)
 		s.mu.Unlock()
-	}
-	s.do(s.greet)
-	if !c.hub.join(s) {
-		s.end("stopping")
-		return nil
 	}
 	s.log.Debug("socket connected")
 	return s
@@ -95,49 +88,6 @@ func (s *session) greet() {
 	})
 }
 
-// receive takes an event of the client. It never blocks.
-func (s *session) receive(e event) {
-	if !s.do(func() { s.handle(e) }) {
-		s.cut(refuse(codeLimit, "more than %d events are waiting to be handled", maxQueued))
-	}
-}
-
-// do appends work to the session's queue. False means that the queue is full.
-func (s *session) do(f func()) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return true
-	}
-	if len(s.queue) >= maxQueued {
-		return false
-	}
-	s.queue = append(s.queue, f)
-	if !s.working {
-		s.working = true
-		s.c.work.Add(1)
-		go s.drain()
-	}
-	return true
-}
-
-// drain handles the queue until it is empty; an idle session has no goroutine.
-func (s *session) drain() {
-	defer s.c.work.Done()
-	for {
-		s.mu.Lock()
-		if s.closed || len(s.queue) == 0 {
-			s.queue, s.working = nil, false
-			s.mu.Unlock()
-			return
-		}
-		f := s.queue[0]
-		s.queue = s.queue[1:]
-		s.mu.Unlock()
-		f()
-	}
-}
-
 // spawn runs f beside the session until it returns; f ends with its context.
 func (s *session) spawn(f func(context.Context)) {
 	s.mu.Lock()
@@ -148,8 +98,9 @@ func (s *session) spawn(f func(context.Context)) {
 	s.c.work.Go(func() { f(s.ctx) })
 }
 
-// handle answers one event. A panic costs the event, not the process.
-func (s *session) handle(e event) {
+// receive handles one event of the client and answers it. It may take as long as
+// patience. A panic costs the event, not the process.
+func (s *session) receive(e event) {
 	req := request{Payload: []byte("null")}
 	defer func() {
 		if r := recover(); r != nil {
@@ -196,9 +147,6 @@ type request struct {
 }
 
 func (r *request) read(e event) error {
-	if e.Binary {
-		return refuse(codeInvalidPayload, "%.64s takes no binary data", e.Name)
-	}
 	var fields map[string]json.RawMessage
 	if len(e.Args) == 0 || json.Unmarshal(e.Args[0], &fields) != nil || fields == nil {
 		return refuse(codeInvalidPayload, "%.64s takes one object", e.Name)
@@ -243,8 +191,8 @@ func (s *session) reply(e event, req request, ans answer, err error) {
 		}
 	}
 	switch {
-	case e.Ack >= 0:
-		s.box.send(encodeAck(e.Ack, encode(ans)))
+	case e.Ack != nil:
+		e.Ack(encode(ans))
 	case ans.Error != nil:
 		s.complain(complaint{refused: *ans.Error, Event: e.Name, JobID: ans.JobID, AckID: req.AckID})
 	}
@@ -253,7 +201,7 @@ func (s *session) reply(e event, req request, ans answer, err error) {
 // complain tells the client of trouble that is no answer to one of its acks.
 func (s *session) complain(c complaint) { s.emit("error", c) }
 
-func (s *session) emit(event string, data any) { s.box.send(encodeEvent(event, encode(data))) }
+func (s *session) emit(event string, data any) { s.box.send(event, encode(data)) }
 
 // follow watches a job from the beginning, if the socket doesn't watch it yet.
 // again says that a finished job is to be shown once more. It returns false
@@ -309,29 +257,24 @@ func (s *session) forget(w *watch) {
 func (s *session) expire() {
 	s.log.Info("session ended: its token has expired")
 	s.complain(complaint{refused: *refuse(codeUnauthorized, "Authentication expired: connect again with a new token")})
-	s.spawn(func(ctx context.Context) { s.farewell(ctx, []byte{packetDisconnect}, codeUnauthorized) })
+	s.wire.Dismiss()
 }
 
-// cut ends the session because of what its client did or failed to do. It is
-// safe to call under any lock.
-func (s *session) cut(why *refused) {
-	s.log.Warn("socket cut off", "reason", why.Code)
-	s.spawn(func(ctx context.Context) {
-		s.farewell(ctx, encodeEvent("error", encode(complaint{refused: *why})), why.Code)
+// tooSlow cuts off a client that doesn't take what it watches. It is called
+// under the locks of whoever sent, so the closing is done beside it.
+func (s *session) tooSlow() {
+	s.log.Warn("socket cut off: too slow", "pending", s.wire.Buffered())
+	s.spawn(func(context.Context) {
+		s.part(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume"))
 	})
 }
 
-// parting is how long a client gets to take the last packet.
-const parting = time.Second
-
-// farewell sends the last packet and hangs up.
-func (s *session) farewell(ctx context.Context, packet []byte, reason string) {
-	ctx, cancel := context.WithTimeout(ctx, parting)
-	defer cancel()
-	s.box.last(packet)
-	_ = s.box.flushed(ctx) // hung up in any case
-	s.wire.Hangup()
-	s.end(reason)
+// part tells the client why, and hangs up.
+func (s *session) part(why *refused) {
+	s.box.close()
+	s.wire.Send("error", encode(complaint{refused: *why}))
+	s.wire.Hangup(why.Code)
+	s.end(why.Code)
 }
 
 // end is called when the socket is gone, for whatever reason, once or more.

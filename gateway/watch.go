@@ -9,9 +9,13 @@ import (
 	"github.com/sluicehq/sluice/proto/job"
 )
 
-// pageSize is how many frames are read from the log at once for one socket that
-// catches up.
-const pageSize = 256
+// maxPage is how many frames are read from the log at once for one socket that
+// catches up; the pauses are those between two tries to read it.
+const (
+	maxPage  = 256
+	minPause = 50 * time.Millisecond
+	maxPause = 2 * time.Second
+)
 
 // watch is one socket's place in one job's log. It is either live, fed by the
 // tail as frames are appended, or catching up, reading pages of the log as fast
@@ -90,10 +94,8 @@ func (w *watch) goLive(turn int) {
 // live takes frames from the tail. It must not block: a client that is behind
 // is moved to catching up.
 func (w *watch) live(turn int, frames []job.Frame) {
-	if !w.send(turn, frames) {
-		return
-	}
-	if !w.s.box.behind() {
+	left, on := w.send(turn, frames)
+	if !on || len(left) == 0 {
 		return
 	}
 	w.mu.Lock()
@@ -114,23 +116,21 @@ func (w *watch) live(turn int, frames []job.Frame) {
 // catchUp reads the log page by page, each when the client has taken the one
 // before, and goes live behind the last.
 func (w *watch) catchUp(ctx context.Context, turn int) {
-	pause := 50 * time.Millisecond
+	page, pause := maxPage, minPause
 	for {
-		if w.s.box.ready(ctx) != nil {
-			return
-		}
 		w.mu.Lock()
 		seq, current := w.seq, w.turn == turn && !w.over
 		w.mu.Unlock()
 		if !current {
 			return
 		}
-		frames, _, err := w.s.c.store.Read(ctx, w.job, seq, pageSize)
+		frames, _, err := w.s.c.store.Read(ctx, w.job, seq, page)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, job.ErrNotFound) || errors.Is(err, job.ErrGone):
 			w.s.complain(complaint{refused: *refuse(codeNotFound, "the job is gone"), JobID: w.job})
+			w.end()
 			w.s.forget(w)
 			return
 		case err != nil:
@@ -140,43 +140,68 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 			if !sleep(ctx, pause) {
 				return
 			}
-			pause = min(2*pause, 2*time.Second)
+			pause = min(2*pause, maxPause)
 			continue
 		}
-		pause = 50 * time.Millisecond
-		if !w.send(turn, frames) {
-			return
+		pause = minPause
+		whole := len(frames) < page
+		page = w.nextPage(frames)
+		for len(frames) > 0 {
+			if w.s.box.room(ctx, len(frames[0].Data)) != nil {
+				return
+			}
+			var on bool
+			if frames, on = w.send(turn, frames); !on {
+				return
+			}
 		}
-		if len(frames) < pageSize {
+		if whole {
 			w.goLive(turn)
 			return
 		}
 	}
 }
 
-// send writes the frames that come next, in order. False means that this turn
-// has ended: another began, the socket is closed, or the job is over.
-func (w *watch) send(turn int, frames []job.Frame) bool {
+// nextPage says how many frames to read next, so that a page of large frames
+// is about as large as what may wait for the client.
+func (w *watch) nextPage(last []job.Frame) int {
+	size := 0
+	for _, f := range last {
+		size += len(f.Raw)
+	}
+	if size == 0 {
+		return maxPage
+	}
+	return max(1, min(maxPage, w.s.box.limit/2*len(last)/size))
+}
+
+// send writes the frames that come next, in order, until the client is behind,
+// and returns those that are left. False means that this turn has ended:
+// another began, the socket is closed, or the job is over.
+func (w *watch) send(turn int, frames []job.Frame) (left []job.Frame, on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, f := range frames {
+	for i, f := range frames {
 		if w.turn != turn || w.over {
-			return false
+			return nil, false
 		}
 		if f.Seq <= w.seq {
 			continue
 		}
-		if !w.s.box.send(encodeEvent(f.Event, f.Data)) {
-			return false
+		if !w.s.box.fits(len(f.Data)) {
+			return frames[i:], true
+		}
+		if !w.s.box.send(f.Event, f.Data) {
+			return nil, false
 		}
 		w.seq = f.Seq
 		if f.Terminal() {
 			w.over = true
 			w.s.forget(w)
-			return false
+			return nil, false
 		}
 	}
-	return w.turn == turn && !w.over
+	return nil, w.turn == turn && !w.over
 }
 
 // sleep waits, and reports false when ctx ended first.

@@ -290,7 +290,7 @@ function show() {
   document.title = job ? (job.done ? "" : "… ") + $("title").textContent.slice(0, 60) + " – Sluice" : "Sluice";
   if (!job) return;
   showJob(job, socket.connected);
-  if (follow && !job.done) stage.scrollTop = stage.scrollHeight;
+  if (follow) stage.scrollTop = stage.scrollHeight;
 }
 
 // ---- the page's own controls ----
