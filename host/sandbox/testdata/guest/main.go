@@ -6,8 +6,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +53,29 @@ func generate(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 			return err
 		}
 		return emit(sdk.Finish{Reason: sdk.FinishStop})
+	case "many": // as many chunks as the prompt says, of 20 bytes
+		n, err := strconv.Atoi(req.Prompt())
+		if err != nil {
+			return err
+		}
+		for range n {
+			if err := emit(sdk.Text("twenty bytes of text")); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "work": // what metering costs ordinary code
+		n, err := strconv.Atoi(req.Prompt())
+		if err != nil {
+			return err
+		}
+		for range n {
+			var v map[string]any
+			if err := json.Unmarshal([]byte(`{"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"hello"},"finish_reason":null}]}`), &v); err != nil {
+				return err
+			}
+		}
+		return nil
 	case "state":
 		counter++
 		return emit(sdk.Text(fmt.Sprint(counter)))
