@@ -18,7 +18,10 @@ import (
 // request that got no response. A response of the upstream never has it.
 const ErrorHeader = "Sluice-Error"
 
-const flushBuffer = 16 << 10
+const (
+	flushBuffer = 16 << 10
+	maxDrain    = 4 << 20 // of a refused request's body; over it, the plugin may see a broken connection
+)
 
 // Serve is the gate's face for native plugins: HTTP/1.1 with the absolute URL
 // in the request line, as a proxy has it, without CONNECT. It serves l until
@@ -50,6 +53,13 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 }
 
 func (g *Gate) serve(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	// Without this the server closes the request's body as soon as the response begins, under the
+	// transport that is still looking for its end, and the response breaks off.
+	if err := rc.EnableFullDuplex(); err != nil {
+		writeError(w, &sdk.Error{Kind: sdk.Internal, Fault: sdk.Host, Message: "egress: " + err.Error()})
+		return
+	}
 	req := &Request{Method: r.Method, URL: r.RequestURI, Header: r.Header, Body: r.Body, Length: r.ContentLength}
 	// These describe the plugin's own connection to the gate.
 	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Content-Length", "Transfer-Encoding"} {
@@ -57,6 +67,10 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	resp, err := g.Do(r.Context(), req)
 	if err != nil {
+		// A connection closed on unread bytes is reset, which may overtake the error.
+		if _, drain := io.CopyN(io.Discard, r.Body, maxDrain); drain != nil && drain != io.EOF {
+			g.log.Debug("egress request broke off", "error", drain)
+		}
 		writeError(w, sdk.AsError(err))
 		return
 	}
@@ -65,7 +79,6 @@ func (g *Gate) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(resp.Status)
-	rc := http.NewResponseController(w)
 	if rc.Flush() != nil {
 		return
 	}
