@@ -291,6 +291,14 @@ func (a *attempt) end(ctx context.Context, err error) error {
 	return archive
 }
 
+// fail writes the terminal frame of a job that failed for good.
+func (a *attempt) fail(ctx context.Context, failed *sdk.Error) error {
+	final := &job.Error{
+		Code: publicCode(failed), Message: publicMessage(failed), Retryable: failed.Retryable(), Fault: string(failed.Fault),
+	}
+	return persist(ctx, func(ctx context.Context) error { return a.Finish(ctx, final) })
+}
+
 // settle turns the result of generate into a terminal frame or another attempt.
 func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 	var failed *sdk.Error
@@ -321,10 +329,7 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 		}
 		return outcomeRetried, a.again(ctx, job.StateWaiting, v.wait)
 	}
-	final := &job.Error{
-		Code: publicCode(failed), Message: publicMessage(failed), Retryable: failed.Retryable(), Fault: string(failed.Fault),
-	}
-	if err := persist(ctx, func(ctx context.Context) error { return a.Finish(ctx, final) }); err != nil {
+	if err := a.fail(ctx, failed); err != nil {
 		return outcomeFailed, err
 	}
 	if failed.Fault == sdk.Caller {

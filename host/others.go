@@ -31,12 +31,11 @@ func newOthers(id string, hosts *job.Hosts) *others {
 	return &others{id: id, hosts: hosts, until: map[string]time.Time{}}
 }
 
-// serve reports whether another live host serves model. When that can't be
-// found out, it says no.
-func (o *others) serve(ctx context.Context, model string) bool {
+// serve reports whether another live host serves model.
+func (o *others) serve(ctx context.Context, model string) (bool, error) {
 	list, err := o.hosts.List(ctx)
 	if err != nil {
-		return false
+		return false, err
 	}
 	for _, other := range list {
 		if other.ID == o.id {
@@ -44,11 +43,11 @@ func (o *others) serve(ctx context.Context, model string) bool {
 		}
 		for _, m := range other.Models {
 			if (sdk.Model{Name: m.Name}).Matches(model) {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return false
+	return false, nil
 }
 
 // giveWay lets the other hosts have the next go at a queue. A job that has been

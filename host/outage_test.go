@@ -53,6 +53,7 @@ func countedText(t *testing.T, text string) int {
 }
 
 func TestAnswerSurvivesAnOutageOfRedis(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	w := newWorld(t, s.addr)
 	c := &counter{every: 5 * time.Millisecond}
@@ -81,6 +82,7 @@ func TestAnswerSurvivesAnOutageOfRedis(t *testing.T) {
 }
 
 func TestPluginIsHeldBackInAnOutage(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	w := newWorld(t, s.addr)
 	c := &counter{every: time.Microsecond}
@@ -108,6 +110,7 @@ func TestPluginIsHeldBackInAnOutage(t *testing.T) {
 }
 
 func TestRedisThatLostItsDataIsGivenTheAnswerAgain(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	w := newWorld(t, s.addr)
 	c := &counter{every: 5 * time.Millisecond}
@@ -162,6 +165,7 @@ func TestFencedAttemptStopsAtOnce(t *testing.T) {
 }
 
 func TestJobsOfALostHostByTheirPolicy(t *testing.T) {
+	t.Parallel()
 	onEachRedis(t, func(t *testing.T, addr string) {
 		w := newWorld(t, addr)
 		c := &counter{every: time.Millisecond}

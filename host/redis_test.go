@@ -20,8 +20,14 @@ import (
 
 // onEachRedis runs a test on miniredis and on a redis-server of its own.
 func onEachRedis(t *testing.T, test func(t *testing.T, addr string)) {
-	t.Run("miniredis", func(t *testing.T) { test(t, miniredis.RunT(t).Addr()) })
-	t.Run("redis-server", func(t *testing.T) { test(t, startServer(t).addr) })
+	t.Run("miniredis", func(t *testing.T) {
+		t.Parallel()
+		test(t, miniredis.RunT(t).Addr())
+	})
+	t.Run("redis-server", func(t *testing.T) {
+		t.Parallel()
+		test(t, startServer(t).addr)
+	})
 }
 
 // server is a redis-server with its data kept over restarts.

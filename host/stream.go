@@ -339,9 +339,15 @@ func (c counted) Append(ctx context.Context, events ...job.Event) error {
 
 // appendAll gives events to the sink once, and has it write them until it has.
 func appendAll(ctx context.Context, to sink, events ...job.Event) error {
+	full := false
 	return persist(ctx, func(ctx context.Context) error {
+		if full { // of earlier ones: they go first
+			if err := to.Append(ctx); err != nil {
+				return err
+			}
+		}
 		err := to.Append(ctx, events...)
-		if !errors.Is(err, job.ErrBacklog) {
+		if full = errors.Is(err, job.ErrBacklog); !full {
 			events = nil // taken
 		}
 		return err

@@ -126,7 +126,15 @@ func (w *worker) pick(ctx context.Context, models []string, turn int) (route, st
 		if r, ok := w.routes.find(model); ok {
 			return r, model, nil
 		}
-		if w.others.serve(ctx, model) {
+		there := false
+		err := persist(ctx, func(ctx context.Context) (err error) {
+			there, err = w.others.serve(ctx, model)
+			return err
+		})
+		switch {
+		case err != nil:
+			return route{}, "", fmt.Errorf("look for another host: %w", err)
+		case there:
 			return route{}, model, errElsewhere
 		}
 	}
