@@ -11,15 +11,14 @@ import (
 	"github.com/sluicehq/sluice/proto/job"
 )
 
-// quietFor is how long the bell may be silent before its connection is tested.
+// quietFor is the usual bell.quiet.
 const quietFor = 15 * time.Second
 
 // A bell listens for the names of queues that got a task. It may miss some: all
 // it promises is that having been away counts as a ring for every queue.
 type bell struct {
-	rdb    redis.UniversalClient
-	wake   func(queue string) // "" = all
-	health *health
+	wake  func(queue string) // "" = all
+	quiet time.Duration      // how long it may hear nothing before it asks whether anybody is there
 }
 
 // listen runs until ctx ends. subscribe makes the subscription.
@@ -30,7 +29,7 @@ func (b *bell) listen(ctx context.Context, subscribe func(context.Context) *redi
 	defer stop()
 	var back time.Duration
 	for ctx.Err() == nil {
-		m, err := sub.ReceiveTimeout(ctx, quietFor)
+		m, err := sub.ReceiveTimeout(ctx, b.quiet)
 		if err != nil {
 			var timeout net.Error
 			if errors.As(err, &timeout) && timeout.Timeout() && sub.Ping(ctx) == nil {

@@ -27,6 +27,7 @@ const glance = 50 * time.Millisecond
 // concurrent use.
 type delays struct {
 	rdb     redis.UniversalClient
+	flags   *flags
 	n       *counters
 	health  *health
 	ring    func(queue string)
@@ -80,8 +81,15 @@ func (d *delays) forward(ctx context.Context, queue string, keys []string, args 
 		cmd := run(pipe, args)
 		first := pipe.ZRangeWithScores(ctx, keys[0], 0, 0)
 		_, err = pipe.Exec(ctx)
-		if cmd.Err() != nil && redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+		switch {
+		case redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT"):
 			return cmd // asynq repeats it with the text
+		case redis.HasErrorPrefix(cmd.Err(), "OOM"):
+			cmd = forwardScript.run(ctx, d.rdb, d.flags, keys, args...)
+			if err = cmd.Err(); err == nil {
+				first = d.rdb.ZRangeWithScores(ctx, keys[0], 0, 0)
+				err = first.Err()
+			}
 		}
 		if err == nil {
 			at = firstDue(first)

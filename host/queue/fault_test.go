@@ -224,6 +224,36 @@ func TestKilledConnectionsLoseNothing(t *testing.T) {
 	ran.once(t)
 }
 
+// A Redis that hangs for longer than our timeouts runs, when it goes on, the
+// dequeues that we have given up.
+func TestAStalledRedisLosesNothing(t *testing.T) {
+	t.Parallel()
+	s := redisServer(t)
+	rdb := s.client()
+	o := s.options()
+	o.ReadTimeout = 100 * time.Millisecond
+	ran := newTally()
+	q, _ := serve(t, Options{Redis: connect(t, o), Batch: 4, Fallback: 100 * time.Millisecond}, func(ctx context.Context, _ *asynq.Task) error {
+		ran.add(ctx)
+		return nil
+	})
+	idle(t, q)
+	const n = 60
+	for i := range n {
+		put(t, rdb, "default", fmt.Sprint("job#", i))
+		if i == n/3 {
+			if err := rdb.Do(context.Background(), "DEBUG", "SLEEP", "0.7").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ran.wait(t, n)
+	eventually(t, "the queue to be clean", func() bool {
+		return count(t, rdb, "default", "active")+count(t, rdb, "default", "pending")+count(t, rdb, "default", "lease") == 0
+	})
+	ran.once(t)
+}
+
 // full makes a Redis refuse everything that may need memory.
 func full(t *testing.T, rdb *redis.Client) {
 	t.Helper()
@@ -268,13 +298,16 @@ func TestOutOfMemoryTheQueueIsDrained(t *testing.T) {
 	for i := range 50 {
 		put(t, rdb, "default", fmt.Sprint("job#", i))
 	}
+	for i := range 3 { // delayed ones as well
+		put(t, rdb, "default", fmt.Sprint("later#", i), asynq.ProcessIn(100*time.Millisecond))
+	}
 	full(t, rdb)
 	ran := newTally()
 	q, _ := serve(t, Options{Redis: s.client(), Concurrency: 5}, func(ctx context.Context, _ *asynq.Task) error {
 		ran.add(ctx)
 		return nil
 	})
-	ran.wait(t, 50)
+	ran.wait(t, 53)
 	eventually(t, "the ends to be written", func() bool { return count(t, rdb, "default", "active") == 0 })
 	ran.once(t)
 	// And a lease can still be extended.

@@ -153,40 +153,58 @@ func (g *gate) wait() {
 	}
 }
 
-// look asks Redis, in one cheap round trip, which of the empty queues got
-// something without a ring.
+// look asks Redis, in one cheap command, whether any of the empty queues got
+// something without a ring. (On Cluster it is one command for each of them.)
 func (g *gate) look() {
-	pipe := g.rdb.Pipeline()
-	found := make(map[*line]*redis.IntCmd, len(g.order))
-	rings := make(map[*line]uint64, len(g.order))
+	var (
+		lines []*line
+		rings []uint64
+		keys  []string
+	)
 	for _, l := range g.order {
 		if l.shut {
 			l.empty = false // ask Admit again
 			continue
 		}
-		rings[l] = l.rings.Load()
-		found[l] = pipe.Exists(context.Background(), keyOf(l.name, "pending"))
+		lines, rings, keys = append(lines, l), append(rings, l.rings.Load()), append(keys, keyOf(l.name, "pending"))
 	}
-	if len(found) == 0 {
+	if len(lines) == 0 {
 		return
 	}
 	again := g.later()
-	_, err := pipe.Exec(context.Background())
+	n, err := exist(g.rdb, keys)
 	g.health.note(err)
 	if err != nil {
 		g.n.errors.Add(1)
 		again = time.Now().Add(g.fallback / 8)
 	}
-	for l, n := range found {
+	for i, l := range lines {
 		l.again = again
 		switch {
-		case n.Err() != nil:
-		case n.Val() > 0:
+		case err != nil:
+		case n > 0:
 			l.empty = false
-		case l.rings.Load() == rings[l]:
-			l.emptyAt = rings[l]
+		case l.rings.Load() == rings[i]:
+			l.emptyAt = rings[i]
 		}
 	}
+}
+
+// exist counts those of the keys that there are.
+func exist(rdb redis.UniversalClient, keys []string) (int64, error) {
+	ctx := context.Background()
+	if !isCluster(rdb) {
+		return rdb.Exists(ctx, keys...).Result()
+	}
+	pipe, sum := rdb.Pipeline(), int64(0)
+	for _, key := range keys {
+		pipe.Exists(ctx, key)
+	}
+	all, err := pipe.Exec(ctx)
+	for _, cmd := range all {
+		sum += cmd.(*redis.IntCmd).Val()
+	}
+	return sum, err
 }
 
 // pause sleeps, unless stopped.

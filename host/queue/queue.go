@@ -145,7 +145,7 @@ func New(opt Options) *Queue {
 		woken: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 	q.delays = &delays{
-		rdb: opt.Redis, n: &q.n, health: q.health, ring: q.ring, stopped: q.gate.stopped,
+		rdb: opt.Redis, flags: &q.flags, n: &q.n, health: q.health, ring: q.ring, stopped: q.gate.stopped,
 		sets: map[string]*set{}, changed: make(chan struct{}, 1),
 	}
 	for name := range opt.Queues {
@@ -219,7 +219,7 @@ func (q *Queue) Serve(ctx context.Context, h asynq.Handler) error {
 		q.plain = true
 		rdb, look, forward = q.opt.Redis, 10*time.Millisecond, time.Second
 	} else {
-		b := &bell{rdb: q.opt.Redis, wake: q.heard, health: q.health}
+		b := &bell{wake: q.heard, quiet: quietFor}
 		for _, subscribe := range subscriptions(q.opt.Redis, q.gate.order) {
 			helpers.Go(func() error { return b.listen(side, subscribe) })
 		}
@@ -274,8 +274,12 @@ func (q *Queue) stop(server *asynq.Server, cancelWork context.CancelCauseFunc) e
 	// All handlers have returned, or never will. Redis gets a last chance to hear
 	// how they ended.
 	hurry := time.AfterFunc(lastChance, func() { close(q.settler.hurry) })
-	<-down
-	hurry.Stop()
+	defer hurry.Stop()
+	select {
+	case <-down:
+	case <-time.After(lastChance + stuckAfter):
+		return errors.New("asynq does not stop: Redis neither answers nor fails")
+	}
 	if left := q.crew.size(); left > 0 {
 		return fmt.Errorf("%d of them: %w", left, ErrHandler)
 	}
@@ -285,6 +289,11 @@ func (q *Queue) stop(server *asynq.Server, cancelWork context.CancelCauseFunc) e
 // lastChance is how long a stopping host tries to write the ends of its tasks
 // while Redis is away. The job's record has them already, or is lost with them.
 const lastChance = 3 * time.Second
+
+// stuckAfter bounds what asynq itself does when it stops. Each of its commands
+// has the client's timeouts, but for one: it waits without one for its own
+// subscription to be confirmed.
+const stuckAfter = time.Minute
 
 // handle runs one task. work ends when the host's grace is over; task is the
 // context that asynq made.

@@ -1,14 +1,17 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
@@ -134,6 +137,48 @@ func TestAResubscriptionCountsAsARing(t *testing.T) {
 		}
 		ran.wait(t, i+1)
 	}
+}
+
+func TestTheBellAsksWhetherAnybodyIsThere(t *testing.T) {
+	var pings atomic.Int64
+	rdb := connect(t, &redis.Options{
+		Addr: miniredis.RunT(t).Addr(),
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return &pingCounter{conn, &pings}, err
+		},
+	})
+	heard := make(chan string, 10)
+	b := &bell{wake: func(queue string) { heard <- queue }, quiet: 5 * time.Millisecond}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.listen(ctx, subscriptions(rdb, nil)[0]) }()
+	if got := <-heard; got != "" {
+		t.Errorf("first heard %q", got)
+	}
+	eventually(t, "some silences", func() bool { return pings.Load() > 3 })
+	if err := ring(ctx, rdb, "default"); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-heard; got != "default" {
+		t.Errorf("heard %q: it subscribed anew because of the silence", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+type pingCounter struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c *pingCounter) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("ping")) {
+		c.n.Add(1)
+	}
+	return c.Conn.Write(p)
 }
 
 func TestAPausedQueueIsLeftAlone(t *testing.T) {

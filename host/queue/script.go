@@ -17,10 +17,13 @@ var (
 	givebackLua string
 	//go:embed lease.lua
 	leaseLua string
+	//go:embed forward.lua
+	forwardLua string
 
 	claimScript    = newScript(claimLua)
 	givebackScript = newScript(givebackLua)
 	leaseScript    = newScript(leaseLua)
+	forwardScript  = newScript(forwardLua)
 )
 
 // A script of ours, with and without the flag allow-oom. It is run with it where
