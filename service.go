@@ -69,7 +69,7 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 	if s.host {
 		ready := sync.OnceFunc(func() { close(hostReady) })
 		group.Go(func() error {
-			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Ready: ready}
+			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Version: buildVersion(), Ready: ready}
 			if err := host.Run(ctx, o); err != nil {
 				return fmt.Errorf("host: %w", err)
 			}
