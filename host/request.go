@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -12,9 +13,10 @@ import (
 )
 
 // requestOf makes a job into what a provider is asked: its messages, or its
-// query as the only one. The messages and parameters are in the shape of OpenAI's Chat Completions; a parameter that
-// is not one of its common ones is passed through as a provider option, and so
-// is the job's context, under "context". Errors are the caller's fault.
+// query as the only one. The messages and parameters are in the shape of
+// OpenAI's Chat Completions; a parameter that is not one of its common ones is
+// passed through as a provider option, as are the members of params.options, and
+// the job's context under "context". Errors are the caller's fault.
 func requestOf(j job.Job) (*sdk.Request, error) {
 	req := &sdk.Request{JobID: j.ID, User: j.User}
 	if err := readParams(j.Params, req); err != nil {
@@ -235,8 +237,23 @@ func readParams(raw json.RawMessage, req *sdk.Request) error {
 	if format != nil {
 		req.ResponseFormat = &sdk.ResponseFormat{Type: format.Type, Name: format.Schema.Name, Schema: format.Schema.Schema, Strict: format.Schema.Strict}
 	}
-	if len(all) > 0 {
-		req.Options = all
+	return readOptions(all, req)
+}
+
+// readOptions takes what params holds beyond the common parameters as provider
+// options, and the members of its object "options", which say so explicitly
+// and so come first.
+func readOptions(rest map[string]json.RawMessage, req *sdk.Request) error {
+	var explicit map[string]json.RawMessage
+	if raw, ok := rest["options"]; ok {
+		if err := json.Unmarshal(raw, &explicit); err != nil {
+			return badField("options", err)
+		}
+		delete(rest, "options")
+	}
+	maps.Copy(rest, explicit)
+	if len(rest) > 0 {
+		req.Options = rest
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func TestRequestOf(t *testing.T) {
 		},
 		{
 			name: "parameters",
-			job: job.Job{Query: "q", Params: json.RawMessage(`{"temperature":0.5,"top_p":1,"max_completion_tokens":9,"seed":7,"stop":"end","pace":3,
+			job: job.Job{Query: "q", Params: json.RawMessage(`{"temperature":0.5,"top_p":1,"max_completion_tokens":9,"seed":7,"stop":"end","pace":3,"top_k":1,"options":{"pace":4,"burst":2},
 				"tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"},"strict":true}}],
 				"tool_choice":{"type":"function","function":{"name":"f"}},
 				"response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"object"},"strict":true}}}`)},
@@ -56,7 +56,7 @@ func TestRequestOf(t *testing.T) {
 				Tools:          []sdk.Tool{{Name: "f", Description: "d", Parameters: json.RawMessage(`{"type":"object"}`), Strict: true}},
 				ToolChoice:     sdk.ToolChoice{Mode: "tool", Name: "f"},
 				ResponseFormat: &sdk.ResponseFormat{Type: "json_schema", Name: "n", Schema: json.RawMessage(`{"type":"object"}`), Strict: true},
-				Options:        map[string]json.RawMessage{"pace": json.RawMessage(`3`)},
+				Options:        map[string]json.RawMessage{"pace": json.RawMessage(`4`), "burst": json.RawMessage(`2`), "top_k": json.RawMessage(`1`)},
 			},
 		},
 		{
@@ -100,6 +100,7 @@ func TestRequestOfRefuses(t *testing.T) {
 		{`[{"role":"user","content":"x"}]`, `{"max_tokens":-1}`, "max_tokens is negative"},
 		{`[{"role":"user","content":"x"}]`, `{"tools":[{"type":"function","function":{}}]}`, "tools[0] is not a function with a name"},
 		{`[{"role":"user","content":"x"}]`, `{"tool_choice":"maybe"}`, "tool_choice is not"},
+		{`[{"role":"user","content":"x"}]`, `{"options":3}`, "options can't be a JSON number"},
 		{`[{"role":"user","content":"x"}]`, `{"stop":{"a":1}}`, "stop can't be a JSON object"},
 	} {
 		_, err := requestOf(job.Job{Messages: json.RawMessage(tt.messages), Params: json.RawMessage(tt.params)})
