@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"sync"
+	"time"
 
 	"github.com/zishang520/engine.io/v2/events"
 	"github.com/zishang520/engine.io/v2/types"
@@ -57,9 +58,16 @@ type joined struct {
 // namespaces is what a link knows about its sockets.
 type namespaces struct {
 	sync.Mutex
-	joined []*joined
-	wait   chan struct{} // closed when the packet in the library's hands is done
-	closed bool          // the library has heard of the end
+	joined  []*joined
+	pending *pending // the packet in the library's hands, nil if none
+	closed  bool     // the library has heard of the end
+}
+
+// pending is a packet that the library deals with in goroutines of its own.
+type pending struct {
+	done     chan struct{} // closed when the next packet may be delivered
+	answered chan struct{} // closed when a CONNECT has succeeded: listeners will be called
+	asked    bool          // the library may have found the connection open
 }
 
 func (n *namespaces) find(name string) *joined {
@@ -84,9 +92,9 @@ func (n *namespaces) remove(name string) {
 
 // settle ends the waiting for the library, if there is any.
 func (n *namespaces) settle() {
-	if n.wait != nil {
-		close(n.wait)
-		n.wait = nil
+	if n.pending != nil {
+		close(n.pending.done)
+		n.pending = nil
 	}
 }
 
@@ -166,17 +174,17 @@ func (b *binding) connect(l *link, j *joined, p *Packet) {
 // handOver gives a packet to the library and waits until it is done with it;
 // false if stop came first, or if j, when given, is gone by now.
 func (l *link) handOver(raw []byte, j *joined, stop <-chan struct{}) bool {
-	wait := make(chan struct{})
+	wait := &pending{done: make(chan struct{}), answered: make(chan struct{})}
 	l.sockets.Lock()
 	if j != nil && j.gone {
 		l.sockets.Unlock()
 		return false
 	}
-	l.sockets.wait = wait
+	l.sockets.pending = wait
 	l.sockets.Unlock()
 	l.Emit("data", types.NewStringBuffer(raw))
 	select {
-	case <-wait:
+	case <-wait.done:
 		return true
 	case <-stop:
 		return false
@@ -282,10 +290,33 @@ func (b *binding) closed(c *Conn, reason string) {
 	if l == nil {
 		return
 	}
+	l.awaitConnect()
 	l.sockets.Lock()
 	l.sockets.closed = true
 	l.sockets.Unlock()
 	l.Emit("close", reason)
+}
+
+// awaitConnect lets a CONNECT finish that the library has let pass. Otherwise
+// the socket's "disconnect" could come before its "connection", when nobody
+// listens to it yet. Between finding the connection open and answering, the
+// library does next to nothing: a second is plenty.
+func (l *link) awaitConnect() {
+	l.sockets.Lock()
+	p := l.sockets.pending
+	asked := p != nil && p.asked
+	l.sockets.Unlock()
+	if !asked {
+		return
+	}
+	grace := time.NewTimer(time.Second)
+	defer grace.Stop()
+	select {
+	case <-p.done:
+	case <-p.answered:
+		<-p.done
+	case <-grace.C:
+	}
 }
 
 // answering is called by a link before it writes a packet of the library.
@@ -297,6 +328,11 @@ func (b *binding) answering(l *link, packet []byte) {
 		b.watch(b.io.Of(p.Namespace, nil)) // exists: a socket has just joined it
 	}
 	l.conn.join()
+	l.sockets.Lock()
+	defer l.sockets.Unlock()
+	if p := l.sockets.pending; p != nil {
+		close(p.answered)
+	}
 }
 
 // watch makes sure that onConnect is a listener of the namespace, and

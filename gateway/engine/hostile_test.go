@@ -435,6 +435,14 @@ func TestReconnectStorm(t *testing.T) {
 		c.abort(ReasonTransportClose)
 		return true
 	})
+	state := func() string {
+		return fmt.Sprintf("%d connections, %d joined, %d left, %d sockets", r.srv.Len(), joined.Load(), left.Load(), r.io.Sockets().Sockets().Len())
+	}
+	defer func() {
+		if t.Failed() {
+			t.Log(state())
+		}
+	}()
 	r.await("all to leave", func() bool {
 		return r.srv.Len() == 0 && joined.Load() == left.Load() && r.io.Sockets().Sockets().Len() == 0
 	})

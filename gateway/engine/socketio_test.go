@@ -281,6 +281,27 @@ func TestMiddleware(t *testing.T) {
 	r.await("every room to be left", func() bool { return r.io.Sockets().Adapter().Sids().Len() == 0 })
 }
 
+// A client that leaves while the listeners of "connection" are at work: the
+// socket's "disconnect" comes after them, when somebody listens.
+func TestDisconnectAfterConnection(t *testing.T) {
+	r := start(t, Options{})
+	entered, release, left := make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	r.io.Of("/slow", nil).On("connection", func(args ...any) {
+		close(entered)
+		<-release
+		args[0].(*socket.Socket).On("disconnect", func(args ...any) { left <- args[0].(string) })
+	})
+	p := r.dial("")
+	p.send("40/slow")
+	<-entered
+	p.ws.CloseNow()
+	r.await("the connection to end", func() bool { return r.srv.Len() == 0 })
+	close(release)
+	if got := <-left; got != ReasonTransportClose {
+		t.Errorf("reason %q", got)
+	}
+}
+
 // Events of one client are delivered in order and never at the same time.
 func TestInboundOrder(t *testing.T) {
 	r := start(t, Options{})

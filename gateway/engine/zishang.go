@@ -49,8 +49,13 @@ func (l *link) Request() *types.HttpContext {
 }
 
 func (l *link) ReadyState() string {
+	l.sockets.Lock()
+	defer l.sockets.Unlock()
 	l.conn.mu.Lock()
 	defer l.conn.mu.Unlock()
+	if p := l.sockets.pending; p != nil && l.conn.state == stateOpen {
+		p.asked = true
+	}
 	return [...]string{stateOpen: "open", stateClosing: "closing", stateClosed: "closed"}[l.conn.state]
 }
 
