@@ -154,6 +154,11 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv("JOB_TEST_CHILD"); socket != "" {
+		childHost(socket, os.Getenv("JOB_TEST_JOB"))
+		return
+	}
+	redis.SetLogger(silent{})
 	code := m.Run()
 	for _, cmd := range shared.cmds {
 		cmd.Process.Kill()
@@ -258,6 +263,11 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// silent keeps go-redis from writing each failed dial of an outage to stderr.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 type testLog struct{ t testing.TB }
 

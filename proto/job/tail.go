@@ -37,6 +37,8 @@ type Tail struct {
 	legacy func(channel string, payload []byte)
 	lost   func(id string)
 
+	down bool // used by receive alone
+
 	mu    sync.Mutex
 	jobs  map[string]*tailJob
 	users map[string][]*userWatch // slices are replaced, never changed in place
@@ -156,13 +158,20 @@ func (t *Tail) receive(m any) {
 	case *redis.Message:
 		t.message(m.Channel, []byte(m.Payload))
 	case *redis.Subscription:
+		if t.down {
+			t.down = false
+			t.log.Info("pub/sub connection is back")
+		}
 		t.confirmed(m)
 	case disconnected:
 		t.mu.Lock()
 		clear(t.live)
 		n := len(t.jobs)
 		t.mu.Unlock()
-		t.log.Warn("pub/sub connection lost, connecting again", "watched", n, "error", m.err)
+		if !t.down {
+			t.down = true
+			t.log.Warn("pub/sub connection lost, connecting again", "watched", n, "error", m.err)
+		}
 	}
 }
 

@@ -1,0 +1,262 @@
+package job
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// childHost is what this test binary does when it plays a host that is going to die: it announces itself, begins
+// the job and appends until it is refused.
+func childHost(socket, id string) {
+	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: socket})
+	s := NewStore(rdb, Options{})
+	go NewHosts(s, slog.New(slog.DiscardHandler), HostsOptions{}).Announce(context.Background(), HostInfo{ID: "child"}, nil)
+	a, err := s.Begin(context.Background(), Ticket{Job: id, Attempt: 1}, "child")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	a.Append(context.Background(), &Start{})
+	for {
+		if err := a.Append(context.Background(), chunk("x")); err != nil {
+			fmt.Println("refused", errors.Is(err, ErrFenced))
+			return
+		}
+		fmt.Println("appended")
+		time.Sleep(20 * time.Millisecond) // the pace of a stream, not a wait
+	}
+}
+
+func startChild(t *testing.T, socket, id string) (*exec.Cmd, *bufio.Scanner) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "JOB_TEST_CHILD="+socket, "JOB_TEST_JOB="+id)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	sc := bufio.NewScanner(out)
+	for range 3 {
+		if !sc.Scan() || sc.Text() != "appended" {
+			t.Fatalf("child says %q", sc.Text())
+		}
+	}
+	return cmd, sc
+}
+
+// TestFailover: the job of a host that is killed, or hangs, runs again elsewhere, once, though three others notice.
+func TestFailover(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "hung": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			srv := startServer(t)
+			s := NewStore(srv.client(t), Options{})
+			k := create(t, s, Job{Priority: PriorityHigh})
+			child, says := startChild(t, srv.socket, k.Job)
+
+			var mu sync.Mutex
+			tickets := map[Ticket]bool{}
+			next := make(chan Ticket, 10)
+			for i := range 3 {
+				h := NewHosts(NewStore(srv.client(t), Options{}), logger(t), HostsOptions{Calm: time.Millisecond})
+				start(t, func(ctx context.Context) error {
+					return h.Announce(ctx, HostInfo{ID: fmt.Sprint("h", i)}, func(ctx context.Context, host string) {
+						err := h.Reclaim(ctx, host, func(_ context.Context, k Ticket, priority string) error {
+							mu.Lock()
+							defer mu.Unlock()
+							if priority != PriorityHigh || host != "child" {
+								t.Errorf("%s, priority %s", host, priority)
+							}
+							if !tickets[k] { // as asynq does by the task's id
+								tickets[k] = true
+								next <- k
+							}
+							return nil
+						})
+						if err != nil && ctx.Err() == nil {
+							t.Error(err)
+						}
+					})
+				})
+			}
+			eventually(t, "all hosts are listed", func() bool {
+				hosts, err := NewHosts(s, logger(t), HostsOptions{}).List(t.Context())
+				return err == nil && len(hosts) == 4
+			})
+			must(t, child.Process.Signal(sig))
+			at := time.Now()
+			var got Ticket
+			select {
+			case got = <-next:
+			case <-time.After(soon):
+				t.Fatal("not reclaimed")
+			}
+			t.Logf("failover took %v", time.Since(at))
+			a := begin(t, s, got, "other")
+			must(t, a.Append(t.Context(), &Start{Reset: a.Reset}, chunk("again")))
+			if sig == syscall.SIGSTOP { // the old host wakes up
+				must(t, child.Process.Signal(syscall.SIGCONT))
+				for says.Scan() && says.Text() == "appended" {
+				}
+				if says.Text() != "refused true" {
+					t.Errorf("zombie says %q", says.Text())
+				}
+			}
+			must(t, a.Finish(t.Context(), &Complete{}))
+			frames, st := logOf(t, s, k.Job)
+			if textOf(t, frames) != "again" || st.Attempt != 2 || st.Crashes != 1 {
+				t.Error(textOf(t, frames), st)
+			}
+			if len(tickets) != 1 {
+				t.Error(tickets)
+			}
+		})
+	}
+}
+
+// A Redis that stalls for longer than a heartbeat may be old judges nobody dead.
+func TestStallJudgesNobody(t *testing.T) {
+	srv := startServer(t)
+	rdb := srv.client(t)
+	var hosts []*Hosts
+	for i := range 2 {
+		h := NewHosts(NewStore(srv.client(t), Options{}), logger(t), HostsOptions{Calm: time.Second})
+		hosts = append(hosts, h)
+		id := fmt.Sprint("h", i)
+		start(t, func(ctx context.Context) error {
+			return h.Announce(ctx, HostInfo{ID: id}, func(_ context.Context, host string) {
+				if host != id {
+					t.Errorf("%s found dead by %s", host, id)
+				}
+			})
+		})
+	}
+	beaten := func(since time.Time) {
+		eventually(t, "heartbeats", func() bool { return hosts[0].LastBeat().After(since) && hosts[1].LastBeat().After(since) })
+	}
+	beaten(time.Now())
+	must(t, rdb.Do(t.Context(), "CLIENT", "PAUSE", "2500", "ALL").Err())
+	beaten(time.Now().Add(4500 * time.Millisecond)) // and well beyond the calm after it
+}
+
+func TestReclaim(t *testing.T) {
+	onEach(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		dead, s := NewStore(rdb, Options{}), NewStore(rdb, Options{MaxCrashes: 2})
+		h := NewHosts(s, logger(t), HostsOptions{})
+		var restart, fail, released, done, crashed Ticket
+		restart = create(t, s, Job{Priority: PriorityLow})
+		fail = create(t, s, Job{Policy: PolicyFail})
+		released, done, crashed = create(t, s, Job{}), create(t, s, Job{Policy: PolicyFail}), create(t, s, Job{})
+		for _, k := range []Ticket{restart, fail, crashed} {
+			must(t, begin(t, dead, k, "dead").Append(ctx, &Start{}, chunk("so far")))
+		}
+		must(t, rdb.HSet(ctx, metaKey(crashed.Job), "crashes", 1).Err())
+		_, err := begin(t, dead, released, "dead").Release(ctx, StateWaiting) // died before it could enqueue
+		must(t, err)
+		must(t, begin(t, dead, done, "dead").Finish(ctx, &Complete{}))
+		must(t, rdb.SAdd(ctx, hostJobsKey("dead"), "odd entry", done.TaskID(), "vanished#1").Err())
+		mine := create(t, s, Job{})
+		begin(t, s, mine, "dead") // the same host id, a new incarnation: this very store
+
+		refused := errors.New("asynq is away")
+		if err := h.Reclaim(ctx, "dead", func(context.Context, Ticket, string) error { return refused }); !errors.Is(err, refused) {
+			t.Fatal(err)
+		}
+		var got []string
+		for range 2 {
+			must(t, h.Reclaim(ctx, "dead", func(_ context.Context, k Ticket, priority string) error {
+				got = append(got, k.TaskID()+priority)
+				return nil
+			}))
+		}
+		want := []string{Ticket{restart.Job, 2}.TaskID() + "low", Ticket{released.Job, 2}.TaskID()}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		for _, k := range []Ticket{fail, crashed} {
+			frames, st := logOf(t, s, k.Job)
+			if events(frames) != "start chunk error" || st.State != StateFailed {
+				t.Error(events(frames), st.State)
+			}
+		}
+		if left := rdb.SMembers(ctx, hostJobsKey("dead")).Val(); len(left) != 1 || left[0] != mine.TaskID() {
+			t.Error(left)
+		}
+	})
+}
+
+func TestModels(t *testing.T) {
+	onEach(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		s := NewStore(rdb, Options{})
+		look := NewHosts(s, logger(t), HostsOptions{})
+		if models, err := look.Models(ctx); err != nil || len(models) != 0 {
+			t.Fatal(models, err)
+		}
+		a, b := NewHosts(s, logger(t), HostsOptions{}), NewHosts(s, logger(t), HostsOptions{})
+		stopA := start(t, func(ctx context.Context) error {
+			return a.Announce(ctx, HostInfo{ID: "a", Models: []ModelInfo{{Name: "echo", Provider: "echo"}, {Name: "gpt-*", Provider: "openai", Tools: true}}}, nil)
+		})
+		start(t, func(ctx context.Context) error {
+			return b.Announce(ctx, HostInfo{ID: "b", Models: []ModelInfo{{Name: "echo", Provider: "echo"}}}, nil)
+		})
+		names := func() (out []string) {
+			models, err := look.Models(ctx)
+			must(t, err)
+			for _, m := range models {
+				out = append(out, m.Name)
+			}
+			return out
+		}
+		eventually(t, "both are known", func() bool {
+			hosts, err := look.List(ctx)
+			return err == nil && len(hosts) == 2 && hosts[0].ID == "a"
+		})
+		if got := names(); !slices.Equal(got, []string{"echo", "gpt-*"}) {
+			t.Fatal(got)
+		}
+		b.Update([]ModelInfo{{Name: "new", Provider: "p"}})
+		eventually(t, "the update is known", func() bool { return slices.Equal(names(), []string{"echo", "gpt-*", "new"}) })
+		stopA()
+		if got := names(); !slices.Equal(got, []string{"new"}) {
+			t.Fatal(got)
+		}
+		// Redis forgets everything: the hosts announce themselves again.
+		must(t, rdb.Del(ctx, hostsBeatKey, hostsInfoKey).Err())
+		eventually(t, "announced again", func() bool { return slices.Equal(names(), []string{"new"}) })
+		for _, key := range []string{hostsBeatKey, hostsInfoKey} {
+			if rdb.PTTL(ctx, key).Val() <= 0 {
+				t.Errorf("%s does not expire", key)
+			}
+		}
+	})
+}
+
+// A host that ends with a job in its hands stays listed, so that the others find it dead.
+func TestEndWithJobs(t *testing.T) {
+	onServer(t, func(t *testing.T, rdb redis.UniversalClient) {
+		s := NewStore(rdb, Options{})
+		h := NewHosts(s, logger(t), HostsOptions{})
+		stop := start(t, func(ctx context.Context) error { return h.Announce(ctx, HostInfo{ID: "a"}, nil) })
+		eventually(t, "announced", func() bool { return !h.LastBeat().IsZero() })
+		begin(t, s, create(t, s, Job{}), "a")
+		stop()
+		if n := rdb.ZCard(t.Context(), hostsBeatKey).Val(); n != 1 {
+			t.Fatal("the host was forgotten with its job")
+		}
+	})
+}
