@@ -65,18 +65,26 @@ func (k Kind) fault() Fault {
 }
 
 func (e *Error) Error() string {
-	if e.Message == "" {
+	switch {
+	case e == nil:
+		return "an error that is a nil *sdk.Error" // as a typed nil in an error interface is
+	case e.Message == "":
 		return string(e.Kind)
 	}
 	return e.Message
 }
 
 // Unwrap is the cause.
-func (e *Error) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // Is makes a Cancelled error match context.Canceled.
 func (e *Error) Is(target error) bool {
-	return e.Kind == Cancelled && target == context.Canceled
+	return e != nil && e.Kind == Cancelled && target == context.Canceled
 }
 
 // Retryable reports whether the same request may succeed later, or elsewhere.

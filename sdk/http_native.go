@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/proto/provider"
@@ -172,7 +173,13 @@ func response(ctx context.Context, resp *http.Response) *HTTPResponse {
 // upstreamBody gives read errors their kind.
 type upstreamBody struct {
 	io.ReadCloser
-	ctx context.Context
+	ctx    context.Context
+	closed atomic.Bool
+}
+
+func (b *upstreamBody) Close() error {
+	b.closed.Store(true)
+	return b.ReadCloser.Close()
 }
 
 func (b *upstreamBody) Read(p []byte) (int, error) {
@@ -181,7 +188,7 @@ func (b *upstreamBody) Read(p []byte) (int, error) {
 	case err == nil || err == io.EOF:
 	case b.ctx.Err() != nil:
 		err = contextError(b.ctx)
-	case errors.Is(err, http.ErrBodyReadAfterClose):
+	case b.closed.Load():
 		err = errBodyClosed
 	default:
 		err = &Error{Kind: Truncated, Fault: Upstream, Message: "response broke off: " + err.Error(), Err: err}
