@@ -136,7 +136,7 @@ func showError(e *sdk.Error) string {
 	return fmt.Sprintf("{%s %s %q wait %v status %d code %q}", e.Kind, e.Fault, e.Message, e.Wait, e.Status, e.Code)
 }
 
-func show(c sdk.Chunk) string { return fmt.Sprintf("%#v", c) }
+func show(c sdk.Chunk) string { return fmt.Sprintf("%T %#v", c, c) }
 
 // checkOrder checks what holds for every answer.
 func checkOrder(t testing.TB, name string, tr Transcript) {
