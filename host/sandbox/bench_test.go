@@ -45,11 +45,11 @@ func BenchmarkInstantiate(b *testing.B) {
 	c, release := p.newCall(b.Context(), nil, nil)
 	defer release()
 	for b.Loop() {
-		mod, err := p.instantiate(c)
+		in, err := p.instantiate(c.ctx)
 		if err != nil {
 			b.Fatal(err)
 		}
-		mod.Close(b.Context())
+		in.mod.Close(b.Context())
 	}
 }
 

@@ -2,14 +2,12 @@ package sandbox
 
 import (
 	"context"
-	"crypto/rand"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/sdk"
-	"github.com/tetratelabs/wazero"
 	"golang.org/x/time/rate"
 )
 
@@ -56,21 +54,8 @@ func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*cal
 	}
 }
 
-// config is the environment of an instance: clocks, random numbers, output for
-// the log, and nothing else. What could keep the guest inside the host beyond
-// its time ends with the call's context.
-func (c *call) config() wazero.ModuleConfig {
-	return wazero.NewModuleConfig().WithName("").
-		WithSysWalltime().WithSysNanotime().
-		WithRandSource(randomness{c.ctx}).
-		WithStdout(c.stdio.writer(slog.LevelInfo)).
-		WithStderr(c.stdio.writer(slog.LevelWarn)).
-		WithNanosleep(c.sleep).
-		WithStartFunctions()
-}
-
-func (c *call) sleep(ns int64) {
-	t := time.NewTimer(time.Duration(ns))
+func (c *call) sleep(d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -84,17 +69,6 @@ func (c *call) stopWith(e *sdk.Error) {
 		c.fatal = e
 	}
 	c.cancel()
-}
-
-// randomness hands out random bytes in pieces, so that a guest that asks for
-// all its memory to be filled can still be stopped.
-type randomness struct{ ctx context.Context }
-
-func (r randomness) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return rand.Read(p[:min(len(p), 256<<10)])
 }
 
 // plainLog passes a guest's lines on, at a bounded rate.

@@ -84,6 +84,9 @@ func checkModule(m wazero.CompiledModule) error {
 func checkImport(mod, name string, f api.FunctionDefinition) error {
 	switch {
 	case mod == guest.WASI:
+		if _, ok := wasi[name]; !ok && name != wasiExit {
+			return fmt.Errorf("imports %s from WASI, which doesn't have it", name)
+		}
 		return nil
 	case mod == guest.Module && name == guest.ImportYield: // ours: the rewriting refuses a guest's own
 		return nil

@@ -6,9 +6,17 @@ import "github.com/tetratelabs/wazero/experimental"
 // concurrent use.
 type image interface {
 	// take makes a memory that holds the image and can grow to max bytes.
-	take(max uint64) (experimental.LinearMemory, error)
+	take(max uint64) (linearMemory, error)
 	// close frees the image. Memories taken from it stay valid.
 	close() error
+}
+
+// linearMemory is the memory of one instance.
+type linearMemory interface {
+	experimental.LinearMemory
+	// wipe makes a memory that didn't grow hold the image again, and says
+	// whether it does.
+	wipe() bool
 }
 
 // pageSize is the granularity in which images are stored; the system's pages
@@ -21,8 +29,8 @@ var zeroPage [pageSize]byte
 // the image.
 type heapImage struct{ data []byte }
 
-func (h heapImage) take(max uint64) (experimental.LinearMemory, error) {
-	m := &heapMemory{data: make([]byte, len(h.data)), max: max}
+func (h heapImage) take(max uint64) (linearMemory, error) {
+	m := &heapMemory{image: h.data, data: make([]byte, len(h.data)), max: max}
 	copy(m.data, h.data)
 	return m, nil
 }
@@ -30,8 +38,9 @@ func (h heapImage) take(max uint64) (experimental.LinearMemory, error) {
 func (heapImage) close() error { return nil }
 
 type heapMemory struct {
-	data []byte
-	max  uint64
+	image []byte
+	data  []byte
+	max   uint64
 }
 
 func (m *heapMemory) Reallocate(size uint64) []byte {
@@ -48,3 +57,11 @@ func (m *heapMemory) Reallocate(size uint64) []byte {
 }
 
 func (m *heapMemory) Free() { m.data = nil }
+
+func (m *heapMemory) wipe() bool {
+	if len(m.data) != len(m.image) {
+		return false
+	}
+	copy(m.data, m.image)
+	return true
+}

@@ -4,26 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"sync"
 	"unsafe"
 
-	"github.com/tetratelabs/wazero/experimental"
 	"golang.org/x/sys/unix"
 )
-
-// maxSpare bounds the mappings kept for the next jobs of a guest. Kept ones
-// hold no pages, only address space.
-const maxSpare = 64
 
 // mappedImage is a sealed file in memory that every instance maps
 // copy-on-write: an instance costs the pages it writes to.
 type mappedImage struct {
 	fd   int // -1 for an empty image
 	size uint64
-
-	mu     sync.Mutex
-	spare  []*mappedMemory
-	closed bool
 }
 
 // newImage freezes memory, whose length is a multiple of 64 KiB. Where the
@@ -67,15 +57,7 @@ func (im *mappedImage) fill(memory []byte) error {
 	return err
 }
 
-func (im *mappedImage) take(max uint64) (experimental.LinearMemory, error) {
-	im.mu.Lock()
-	if n := len(im.spare); n > 0 && uint64(len(im.spare[n-1].all)) == max {
-		m := im.spare[n-1]
-		im.spare = im.spare[:n-1]
-		im.mu.Unlock()
-		return m, nil
-	}
-	im.mu.Unlock()
+func (im *mappedImage) take(max uint64) (linearMemory, error) {
 	if max < im.size || max == 0 {
 		return nil, fmt.Errorf("map image: %d bytes don't hold %d", max, im.size)
 	}
@@ -96,30 +78,10 @@ func (im *mappedImage) take(max uint64) (experimental.LinearMemory, error) {
 }
 
 func (im *mappedImage) close() error {
-	im.mu.Lock()
-	spare := im.spare
-	im.spare, im.closed = nil, true
-	im.mu.Unlock()
-	var errs []error
-	for _, m := range spare {
-		errs = append(errs, m.unmap())
+	if im.fd < 0 {
+		return nil
 	}
-	if im.fd >= 0 {
-		errs = append(errs, unix.Close(im.fd))
-	}
-	return errors.Join(errs...)
-}
-
-// give keeps a memory for the next job, if it has room and the memory was
-// wiped.
-func (im *mappedImage) give(m *mappedMemory) bool {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	if im.closed || len(im.spare) >= maxSpare {
-		return false
-	}
-	im.spare = append(im.spare, m)
-	return true
+	return unix.Close(im.fd)
 }
 
 type mappedMemory struct {
@@ -141,21 +103,16 @@ func (m *mappedMemory) Reallocate(size uint64) []byte {
 	return m.all[:size:size]
 }
 
-// Free wipes the memory for another job. A memory that grew is unmapped.
 func (m *mappedMemory) Free() {
-	if m.all == nil {
-		return
+	if m.all != nil {
+		m.unmap()
+		m.all = nil
 	}
-	if m.size == m.im.size && m.size > 0 && unix.Madvise(m.all[:m.size], unix.MADV_DONTNEED) == nil {
-		// Private pages are gone: the next access reads the image again.
-		next := &mappedMemory{im: m.im, all: m.all, size: m.size}
-		if m.im.give(next) {
-			m.all = nil // whoever still holds m holds nothing
-			return
-		}
-	}
-	m.unmap()
-	m.all = nil
+}
+
+// wipe drops the private pages: the next access reads the image again.
+func (m *mappedMemory) wipe() bool {
+	return m.size == m.im.size && m.size > 0 && unix.Madvise(m.all[:m.size], unix.MADV_DONTNEED) == nil
 }
 
 func (m *mappedMemory) unmap() error {

@@ -15,7 +15,6 @@ import (
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 	"github.com/tetratelabs/wazero/sys"
 )
 
@@ -42,7 +41,7 @@ var hostFuncs = map[string]hostFunc{
 // registered without reflection: that alone is the difference between 0.1 and
 // 2.4 µs a call.
 func defineImports(ctx context.Context, r wazero.Runtime) error {
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, r); err != nil {
+	if err := defineWASI(ctx, r); err != nil {
 		return err
 	}
 	i32 := api.ValueTypeI32

@@ -9,11 +9,11 @@ import (
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/sandbox/rewrite"
 	"github.com/sluicehq/sluice/proto/guest"
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/sys"
 	"golang.org/x/time/rate"
 )
@@ -29,9 +29,12 @@ type Plugin struct {
 	exports  map[string]api.FunctionDefinition
 	image    image
 	start    []string // what a new instance runs first
+	globals  []string // exports of what a used instance has to be given back
+	reusable bool
 
 	mu      sync.Mutex
 	closed  bool
+	idle    []*instance
 	freed   sync.Once
 	running sync.WaitGroup
 	stop    context.Context // done when calls under way are to be cut
@@ -58,7 +61,7 @@ func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.
 			p.Close(context.WithoutCancel(ctx))
 		}
 	}()
-	if pre.memory == nil {
+	if p.reusable = pre.frozen(); !p.reusable {
 		p.start = []string{guest.ExportInitialize}
 	}
 	if p.image, err = newImage(pre.memory); err != nil {
@@ -71,6 +74,9 @@ func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.
 		return nil, fmt.Errorf("compile: %w", err)
 	}
 	p.exports = p.compiled.ExportedFunctions()
+	if p.globals, err = rewrite.Probes(pre.code); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	out, err := p.invoke(ctx, guest.ExportDescribe, nil, nil)
@@ -240,33 +246,20 @@ func (p *Plugin) invoke(ctx context.Context, export string, input []byte, emit s
 	return c.result(ctx, code, err)
 }
 
-func (p *Plugin) run(c *call, export string) (int32, error) {
-	mod, err := p.instantiate(c)
+func (p *Plugin) run(c *call, export string) (code int32, err error) {
+	in, err := p.take(c.ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer mod.Close(context.WithoutCancel(c.ctx))
-	res, err := mod.ExportedFunction(export).Call(c.ctx)
+	well := false
+	defer func() { p.put(c.ctx, in, well) }()
+	res, err := in.mod.ExportedFunction(export).Call(c.ctx)
 	if err != nil {
 		return 0, err
 	}
+	well = true
 	return int32(uint32(res[0])), nil
 }
-
-func (p *Plugin) instantiate(c *call) (api.Module, error) {
-	mem, err := p.image.take(p.maxMemory())
-	if err != nil {
-		return nil, err
-	}
-	ctx := experimental.WithMemoryAllocator(c.ctx, experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return mem }))
-	mod, err := p.runtime.InstantiateModule(ctx, p.compiled, c.config().WithStartFunctions(p.start...))
-	if err != nil {
-		mem.Free()
-	}
-	return mod, err
-}
-
-func (p *Plugin) maxMemory() uint64 { return uint64(memoryPages(p.m)) << 16 }
 
 // result turns the end of a call into its output or its error. What ended the
 // call from outside comes first, as a guest that was cut has no say.

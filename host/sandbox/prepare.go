@@ -35,6 +35,9 @@ type prepared struct {
 	memory []byte // of a new instance; nil when the guest initialises each itself
 }
 
+// frozen says whether instances start where the initialisation ended.
+func (p *prepared) frozen() bool { return p.memory != nil }
+
 // prepare installs a guest, or finds it installed.
 func (rt *Runtime) prepare(ctx context.Context, m *manifest.Manifest, log *plainLog, bin []byte) (*prepared, error) {
 	if err := checkMagic(bin); err != nil {
@@ -58,7 +61,7 @@ func (rt *Runtime) prepare(ctx context.Context, m *manifest.Manifest, log *plain
 	if err != nil {
 		return nil, err
 	}
-	rt.log.Info("guest installed", "provider", m.Name, "frozen", pre.memory != nil, "bytes", len(pre.code), "memory", len(pre.memory), "took", time.Since(start))
+	rt.log.Info("guest installed", "provider", m.Name, "frozen", pre.frozen(), "bytes", len(pre.code), "memory", len(pre.memory), "took", time.Since(start))
 	if file != "" {
 		if err := writePrepared(file, pre); err != nil {
 			rt.log.Warn("guest not cached", "provider", m.Name, "error", err)
@@ -151,7 +154,7 @@ func initialise(c *call, r wazero.Runtime, compiled wazero.CompiledModule) (api.
 		}
 		return fmt.Errorf("%s: %w", what, c.died(err))
 	}
-	inst, err := r.InstantiateModule(c.ctx, compiled, c.config().WithStartFunctions(guest.ExportInitialize))
+	inst, err := r.InstantiateModule(c.ctx, compiled, instanceConfig(guest.ExportInitialize))
 	if err != nil {
 		return nil, failed("initialise", err)
 	}

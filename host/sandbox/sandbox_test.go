@@ -334,3 +334,104 @@ func TestClose(t *testing.T) {
 	_, err := collect(t.Context(), p, ask("echo", "x"))
 	wantError(t, err, sdk.Unavailable, sdk.Host, "closed")
 }
+
+// An instance that served a job serves the next as if it were new, and one that
+// came to a bad end or grew serves none.
+func TestInstancesAreReusedPristine(t *testing.T) {
+	p, _ := load(t, guestManifest(t, manifest.Operator{}))
+	if !p.reusable {
+		t.Fatal("the Go guest was not frozen")
+	}
+	idle := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.idle)
+	}
+	in, err := p.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, _ := in.mod.Memory().Read(0, in.size)
+	fresh = append([]byte(nil), fresh...)
+	p.put(t.Context(), in, true)
+	seen := map[string]bool{}
+	for i := range 200 {
+		want := "1"
+		if text, err := collect(t.Context(), p, ask("state", "")); text != want || err != nil {
+			t.Fatalf("job %d: state %q, %v", i, text, err)
+		}
+		text, err := collect(t.Context(), p, ask("random", ""))
+		if err != nil || seen[text] {
+			t.Fatalf("job %d: random %q again, %v", i, text, err)
+		}
+		seen[text] = true
+	}
+	if n := idle(); n != 1 {
+		t.Errorf("%d idle instances after one job at a time", n)
+	}
+	if in, err = p.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := in.mod.Memory().Read(0, in.size); string(now) != string(fresh) {
+		t.Error("the memory of a used instance differs from a new one's")
+	}
+	for i, g := range in.globals {
+		if g.Get() != in.initial[i] {
+			t.Errorf("global %d is %d, at first %d", i, g.Get(), in.initial[i])
+		}
+	}
+	p.put(t.Context(), in, true)
+	if _, err := collect(t.Context(), p, ask("panic", "")); err == nil || idle() != 0 {
+		t.Errorf("after a panic %d instances are idle, %v", idle(), err)
+	}
+}
+
+// A guest frozen in an earlier process starts from the cache.
+func TestInstalledOnce(t *testing.T) {
+	dir := t.TempDir()
+	m := guestManifest(t, manifest.Operator{})
+	bin, err := m.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	installs := func() (n int) {
+		log, text := newLog(t)
+		rt, err := NewRuntime(t.Context(), Options{CacheDir: dir, Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rt.Close(context.Background())
+		gate, err := egress.New(m, egress.Options{Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := rt.Load(t.Context(), m, gate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close(context.Background())
+		if text, err := collect(t.Context(), p, ask("echo", "hello")); text != "hello" || err != nil {
+			t.Errorf("%q, %v", text, err)
+		}
+		return strings.Count(text.String(), "guest installed")
+	}
+	if n := installs(); n != 1 {
+		t.Errorf("installed %d times at first", n)
+	}
+	if n := installs(); n != 0 {
+		t.Errorf("installed again")
+	}
+	log, _ := newLog(t)
+	file := (&Runtime{dir: dir, log: log}).imageFile(m, bin)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := installs(); n != 1 {
+		t.Errorf("a damaged image: installed %d times", n)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"strings"
 
@@ -19,31 +18,65 @@ const (
 
 var errStdioFull = errors.New("the call has printed more than 1 MiB")
 
-// stdio turns what a guest prints into log lines and remembers the end of it.
+// stdio turns what a guest prints into log lines and remembers some of it.
 type stdio struct {
 	ctx     context.Context
 	log     *plainLog
 	written int
 	first   []byte
 	last    []byte
-	writers [2]*lineWriter
+	lines   map[slog.Level][]byte // not finished
 }
 
-func (s *stdio) writer(level slog.Level) io.Writer {
-	w := &lineWriter{s: s, level: level}
-	if level == slog.LevelInfo {
-		s.writers[0] = w
-	} else {
-		s.writers[1] = w
+// write takes what was printed at a level. It fails once the call is over or
+// has printed too much: a guest may name the same megabytes again and again.
+func (s *stdio) write(level slog.Level, p []byte) error {
+	if err := s.ctx.Err(); err != nil {
+		return err
 	}
-	return w
+	if s.written+len(p) > maxStdio {
+		return errStdioFull
+	}
+	s.written += len(p)
+	s.remember(p)
+	if s.lines == nil {
+		s.lines = map[slog.Level][]byte{}
+	}
+	line := s.lines[level]
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		part := p
+		if i >= 0 {
+			part = p[:i]
+		}
+		line = append(line, part[:min(len(part), guest.MaxLogLine-len(line))]...)
+		if i < 0 {
+			break
+		}
+		s.print(level, line)
+		line, p = line[:0], p[i+1:]
+	}
+	s.lines[level] = line
+	return nil
+}
+
+func (s *stdio) remember(p []byte) {
+	n := min(len(p), maxFirst-len(s.first))
+	s.first = append(s.first, p[:n]...)
+	p = p[n:]
+	s.last = append(s.last, p[max(0, len(p)-maxLast):]...)
+	s.last = s.last[max(0, len(s.last)-maxLast):]
+}
+
+func (s *stdio) print(level slog.Level, line []byte) {
+	s.log.line(level, strings.ToValidUTF8(string(line), "\uFFFD"))
 }
 
 // flush logs lines that were not finished.
 func (s *stdio) flush() {
-	for _, w := range s.writers {
-		if w != nil && len(w.line) > 0 {
-			w.end()
+	for level, line := range s.lines {
+		if len(line) > 0 {
+			s.print(level, line)
 		}
 	}
 }
@@ -58,52 +91,4 @@ func (s *stdio) excerpt() string {
 		text += string(s.last)
 	}
 	return strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " ")
-}
-
-// lineWriter fails once the call is over or has printed too much: a guest may
-// name the same megabytes in one write a million times over.
-type lineWriter struct {
-	s     *stdio
-	level slog.Level
-	line  []byte
-}
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	s := w.s
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
-	}
-	if s.written+len(p) > maxStdio {
-		return 0, errStdioFull
-	}
-	s.written += len(p)
-	s.remember(p)
-	n := len(p)
-	for len(p) > 0 {
-		i := bytes.IndexByte(p, '\n')
-		part := p
-		if i >= 0 {
-			part = p[:i]
-		}
-		w.line = append(w.line, part[:min(len(part), guest.MaxLogLine-len(w.line))]...)
-		if i < 0 {
-			break
-		}
-		w.end()
-		p = p[i+1:]
-	}
-	return n, nil
-}
-
-func (s *stdio) remember(p []byte) {
-	n := min(len(p), maxFirst-len(s.first))
-	s.first = append(s.first, p[:n]...)
-	p = p[n:]
-	s.last = append(s.last, p[max(0, len(p)-maxLast):]...)
-	s.last = s.last[max(0, len(s.last)-maxLast):]
-}
-
-func (w *lineWriter) end() {
-	w.s.log.line(w.level, strings.ToValidUTF8(string(w.line), "\uFFFD"))
-	w.line = w.line[:0]
 }

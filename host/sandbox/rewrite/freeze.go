@@ -3,15 +3,15 @@ package rewrite
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 )
 
 const probePrefix = "\x00sluice global "
 
-// Probe exports every mutable global and returns the names, for the state that
-// [Module.Freeze] is to be given. Freeze takes the exports back.
+// Probe exports every mutable global and returns the names. That is the state
+// that [Module.Freeze] is to be given, and that an instance used before has to
+// be given back, together with its memory, to be like new.
 func (m *Module) Probe() []string {
 	var names []string
 	for i, g := range m.globals {
@@ -48,7 +48,6 @@ func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
 		}
 		g.init = frozen(g.typ, v)
 	}
-	m.exports = slices.DeleteFunc(m.exports, func(e export) bool { return strings.HasPrefix(e.name, probePrefix) })
 	m.memory.min = pages
 	m.start = nil
 	for i := range m.data {
@@ -62,6 +61,21 @@ func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
 		m.data = nil
 	}
 	return nil
+}
+
+// Probes are the names that Probe gave to the globals of a module.
+func Probes(bin []byte) ([]string, error) {
+	m, err := Parse(bin)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range m.exports {
+		if e.kind == kindGlobal && strings.HasPrefix(e.name, probePrefix) {
+			names = append(names, e.name)
+		}
+	}
+	return names, nil
 }
 
 // frozen is the constant of a type with the given bits.

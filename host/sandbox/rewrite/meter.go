@@ -1,6 +1,9 @@
 package rewrite
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Meter says how a module is metered.
 type Meter struct {
@@ -48,6 +51,11 @@ func (m *Module) Meter(o Meter) (err error) {
 	}
 	if m.Imports(o.Module, o.Name) {
 		bad("imports %s.%s, which is the host's", o.Module, o.Name)
+	}
+	for _, e := range m.exports {
+		if strings.HasPrefix(e.name, probePrefix) {
+			bad("exports %q, a name that is the host's", e.name)
+		}
 	}
 	for _, t := range m.tables {
 		if t.min > maxTable {
