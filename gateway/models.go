@@ -63,16 +63,17 @@ func (m *models) list(ctx context.Context) ([]model, bool) {
 	defer cancel()
 	infos, err := m.census.Models(ctx)
 	now := &count{list: []model{}, sure: err == nil, at: time.Now()}
-	if err != nil {
+	if err == nil {
+		for _, i := range infos {
+			now.list = append(now.list, model{Name: i.Name, Provider: i.Provider, Runtime: i.Runtime, Reasoning: i.Reasoning, Tools: i.Tools, Vision: i.Vision})
+		}
+	} else {
 		if before != nil {
 			now.list = before.list
 		}
 		if before == nil || before.sure {
 			m.log.Warn("models of the living hosts are unknown", "err", err)
 		}
-	}
-	for _, i := range infos {
-		now.list = append(now.list, model{Name: i.Name, Provider: i.Provider, Runtime: i.Runtime, Reasoning: i.Reasoning, Tools: i.Tools, Vision: i.Vision})
 	}
 	m.last.Store(now)
 	return now.list, now.sure

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -154,14 +155,21 @@ func readEvent(args []any) event {
 		case json.RawMessage:
 			e.Args = append(e.Args, v)
 		default:
-			raw, err := json.Marshal(v)
-			if err != nil || holdsBytes(v) {
-				raw = json.RawMessage("null")
-			}
-			e.Args = append(e.Args, raw)
+			e.Args = append(e.Args, rawJSON(v))
 		}
 	}
 	return e
+}
+
+// rawJSON encodes an argument that the engine has decoded.
+func rawJSON(v any) json.RawMessage {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if holdsBytes(v) || encoder.Encode(v) != nil {
+		return json.RawMessage("null")
+	}
+	return bytes.TrimSpace(b.Bytes())
 }
 
 func holdsBytes(v any) bool {
