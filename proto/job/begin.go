@@ -135,3 +135,24 @@ func (s *Store) letGo(t Ticket) {
 	defer s.mu.Unlock()
 	delete(s.held, t)
 }
+
+func (s *Store) holds(t Ticket) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, held := s.held[t]
+	return held
+}
+
+// unheld is the number of attempts that a host's index names and this Store doesn't hold.
+func (s *Store) unheld(ctx context.Context, host string) (n int, err error) {
+	ids, err := s.rdb.SMembers(ctx, hostJobsKey(host)).Result()
+	if err != nil {
+		return 0, fmt.Errorf("read index of host %s: %w", host, err)
+	}
+	for _, id := range ids {
+		if t, err := ParseTicket(id); err != nil || !s.holds(t) {
+			n++
+		}
+	}
+	return n, nil
+}

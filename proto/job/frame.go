@@ -28,8 +28,8 @@ var errNotFrame = errors.New("not a frame")
 // ParseFrame reads {"event":…,"data":{…},"timestamp":…}. The frame refers to raw and doesn't copy it.
 // Data is valid JSON and an object. Legacy messages that are wrapped parse with Seq 0; others are an error.
 func ParseFrame(raw []byte) (Frame, error) {
-	f, ok := parseCanonical(raw)
-	if ok {
+	f, ok := scanFrame(raw)
+	if ok && json.Valid(f.Data) {
 		return f, nil
 	}
 	var w struct {
@@ -73,14 +73,15 @@ var (
 	preFrom    = []byte(`,"fromSeq":`)
 )
 
-// parseCanonical reads what encodeFrame writes; everything else is left to encoding/json.
-func parseCanonical(raw []byte) (f Frame, ok bool) {
+// scanFrame reads what encodeFrame writes, except that Data may not be JSON; everything else is left to
+// encoding/json.
+func scanFrame(raw []byte) (f Frame, ok bool) {
 	rest, ok := bytes.CutPrefix(raw, preEvent)
 	if !ok {
 		return f, false
 	}
 	event, rest, ok := plainString(rest)
-	if !ok || event == "" {
+	if !ok || len(event) == 0 {
 		return f, false
 	}
 	if rest, ok = bytes.CutPrefix(rest, preData); !ok {
@@ -117,30 +118,41 @@ func parseCanonical(raw []byte) (f Frame, ok bool) {
 		return f, false
 	}
 	seq, _, ok := number(h, preSeq)
-	if !ok || !json.Valid(data) {
+	if !ok {
 		return f, false
 	}
 	from := seq
-	if event == EventChunk && bytes.Contains(data[max(0, len(data)-40):], preFrom) {
+	if string(event) == EventChunk && bytes.Contains(data[max(0, len(data)-40):], preFrom) {
 		tail := data[bytes.LastIndex(data, preFrom):]
 		if from, _, ok = number(tail, preFrom); !ok || from > seq || from < 1 {
 			return f, false
 		}
 	}
-	return Frame{Seq: seq, From: from, Attempt: attempt, Job: id, Event: event, Data: data, Raw: raw}, true
+	return Frame{Seq: seq, From: from, Attempt: attempt, Job: string(id), Event: eventName(event), Data: data, Raw: raw}, true
+}
+
+// eventName is string(b) without an allocation for the names most frames have.
+func eventName(b []byte) string {
+	switch string(b) {
+	case EventChunk:
+		return EventChunk
+	case EventDelta:
+		return EventDelta
+	}
+	return string(b)
 }
 
 // plainString reads up to the closing quote; a string with an escape or odd bytes isn't plain.
-func plainString(b []byte) (s string, rest []byte, ok bool) {
+func plainString(b []byte) (s, rest []byte, ok bool) {
 	for i, c := range b {
 		switch {
 		case c == '"':
-			return string(b[:i]), b[i+1:], true
+			return b[:i], b[i+1:], true
 		case c == '\\' || c < 0x20 || c >= utf8.RuneSelf:
-			return "", nil, false
+			return nil, nil, false
 		}
 	}
-	return "", nil, false
+	return nil, nil, false
 }
 
 func number(b, prefix []byte) (n int64, rest []byte, ok bool) {

@@ -80,9 +80,10 @@ func NewHosts(s *Store, log *slog.Logger, o HostsOptions) *Hosts {
 
 // Announce keeps a host alive until ctx ends, then withdraws it: heartbeat by Redis time, presence by a held
 // subscription. With each heartbeat it scans the others; one that two scans agree is dead is given to dead (nil:
-// scan nobody), one at a time, from a goroutine of Announce. dead calls Reclaim. It is also called once with the
-// host's own id, for what an earlier incarnation left. A host that withdraws while it still runs jobs is left to
-// be found dead. Blocks; returns ctx's error.
+// scan nobody), one at a time, from a goroutine of Announce. dead calls Reclaim. It is also called with the
+// host's own id: at the start, for what an earlier incarnation left, and whenever the host's index names attempts
+// that the Store doesn't hold (a Begin whose outcome was never learnt). A host that withdraws while it still runs
+// jobs is left to be found dead. Blocks; returns ctx's error.
 func (h *Hosts) Announce(ctx context.Context, info HostInfo, dead func(ctx context.Context, host string)) error {
 	if info.ID == "" {
 		return errors.New("announce host: no id")
@@ -119,7 +120,11 @@ func (h *Hosts) Announce(ctx context.Context, info HostInfo, dead func(ctx conte
 func (h *Hosts) beats(ctx context.Context, j *judge, scan bool) {
 	tick := time.NewTicker(h.o.Beat)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	astray := 0 // audits in a row that found attempts in the index which nobody holds
+	for n := 1; ctx.Err() == nil; n++ {
+		if scan && n%auditEvery == 0 {
+			astray = h.audit(ctx, j, astray)
+		}
 		at := time.Now()
 		table, err := h.beat(ctx, j.self)
 		switch took := time.Since(at); {
@@ -145,6 +150,25 @@ func (h *Hosts) beats(ctx context.Context, j *judge, scan bool) {
 		case <-h.poke:
 		}
 	}
+}
+
+// auditEvery is the number of heartbeats from one look at the host's own index to the next.
+const auditEvery = 20
+
+// audit reports the host to itself when its index names attempts, twice in a row, that it doesn't hold.
+func (h *Hosts) audit(ctx context.Context, j *judge, before int) (astray int) {
+	n, err := h.s.unheld(ctx, j.self)
+	if err != nil || n == 0 {
+		return 0
+	}
+	if before == 0 {
+		return 1
+	}
+	select {
+	case j.found <- j.self:
+	default:
+	}
+	return 0
 }
 
 // beat sends one heartbeat and returns all hosts' with the age of each.

@@ -29,13 +29,12 @@ func childHost(socket, id string) {
 		return
 	}
 	a.Append(context.Background(), &Start{})
-	for {
+	for range time.Tick(20 * time.Millisecond) { // the pace of a stream
 		if err := a.Append(context.Background(), chunk("x")); err != nil {
 			fmt.Println("refused", errors.Is(err, ErrFenced))
 			return
 		}
 		fmt.Println("appended")
-		time.Sleep(20 * time.Millisecond) // the pace of a stream, not a wait
 	}
 }
 
@@ -242,6 +241,53 @@ func TestModels(t *testing.T) {
 			if rdb.PTTL(ctx, key).Val() <= 0 {
 				t.Errorf("%s does not expire", key)
 			}
+		}
+	})
+}
+
+// The reply to Begin is lost and nobody asks again: the host takes the job back from itself.
+func TestBeginNobodyHeardOf(t *testing.T) {
+	onServer(t, func(t *testing.T, rdb redis.UniversalClient) {
+		d := &dropReplies{}
+		rdb.AddHook(d)
+		s := NewStore(rdb, Options{})
+		k, held := create(t, s, Job{}), create(t, s, Job{})
+		begin(t, s, held, "a")
+		d.set(func(cmd redis.Cmder) bool { return cmd.Name() == "evalsha" || cmd.Name() == "eval" })
+		if _, err := s.Begin(t.Context(), k, "a"); !Retryable(err) {
+			t.Fatal(err)
+		}
+		d.set(nil)
+		h := NewHosts(s, logger(t), HostsOptions{Beat: 5 * time.Millisecond})
+		next := make(chan Ticket, 10)
+		start(t, func(ctx context.Context) error {
+			return h.Announce(ctx, HostInfo{ID: "a"}, func(ctx context.Context, host string) {
+				h.Reclaim(ctx, host, func(_ context.Context, k Ticket, _ string) error { next <- k; return nil })
+			})
+		})
+		take := func(want Ticket) {
+			t.Helper()
+			select {
+			case got := <-next:
+				if got != want {
+					t.Fatal(got)
+				}
+			case <-time.After(soon):
+				t.Fatal("the job is stuck")
+			}
+		}
+		take(Ticket{k.Job, 2})
+		// And again, long after the start.
+		d.set(func(cmd redis.Cmder) bool {
+			return cmd.Name() == "evalsha" && len(cmd.Args()) > 7 && cmd.Args()[6] == "a"
+		})
+		if _, err := s.Begin(t.Context(), Ticket{k.Job, 2}, "a"); !Retryable(err) {
+			t.Fatal(err)
+		}
+		d.set(nil)
+		take(Ticket{k.Job, 3})
+		if len(next) != 0 {
+			t.Fatal("a held attempt was reclaimed")
 		}
 	})
 }

@@ -115,7 +115,7 @@ func presence(ctx context.Context, rdb redis.UniversalClient, hosts []string) (m
 // Reclaim takes the jobs of a dead host from it and fences it. For each job that is to run again it calls
 // enqueue with the next ticket and the job's priority; cancelled jobs get their receipt, jobs with PolicyFail or
 // too many crashes their model:error (code host_lost), from what the log holds. Attempts that this Store holds
-// are left alone, so a host may reclaim what an earlier incarnation of itself left. Any number of hosts may
+// are left alone, so a host may reclaim what it doesn't hold any more, or an earlier incarnation left. Any number of hosts may
 // reclaim the same one at once. It stops at the first error and may be called again.
 func (h *Hosts) Reclaim(ctx context.Context, host string, enqueue func(ctx context.Context, t Ticket, priority string) error) error {
 	s := h.s
@@ -154,13 +154,15 @@ func (h *Hosts) reclaim(ctx context.Context, host, id string, enqueue func(ctx c
 		h.log.Error("odd entry in a host's index dropped", "host", host, "error", err)
 		return false, nil
 	}
-	r, err := reclaimScript.Run(ctx, s.rdb, []string{metaKey(t.Job)},
-		host, t.Attempt, s.holder, s.o.TTL.Milliseconds()).StringSlice()
+	if s.holds(t) {
+		return true, nil
+	}
+	r, err := reclaimScript.Run(ctx, s.rdb, []string{metaKey(t.Job)}, host, t.Attempt, s.o.TTL.Milliseconds()).StringSlice()
 	if err != nil {
 		return false, err
 	}
 	if len(r) == 1 {
-		return r[0] == "own", nil
+		return false, nil // stale or gone
 	}
 	if len(r) != 6 || r[0] != "ok" {
 		return false, fmt.Errorf("%w: %v", errProtocol, r)

@@ -69,7 +69,6 @@ type server struct {
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
-	out *io.PipeWriter
 }
 
 func startServer(t testing.TB, args ...string) *server {
@@ -91,40 +90,45 @@ func (s *server) start() {
 	s.t.Helper()
 	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--dir", s.dir, "--save", ""}, s.args...)
 	cmd := exec.Command("redis-server", args...)
-	startProcess(s.t, cmd)
+	if err := startProcess(cmd); err != nil {
+		s.t.Fatal(err)
+	}
 	s.mu.Lock()
 	s.cmd = cmd
 	s.mu.Unlock()
 }
 
 // startProcess starts a redis-server and waits for its word that it is ready.
-func startProcess(t testing.TB, cmd *exec.Cmd) {
-	t.Helper()
+func startProcess(cmd *exec.Cmd) error {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	ready := make(chan bool, 1)
+	ready := make(chan struct{}, 1)
+	ended := make(chan struct{})
 	go func() {
-		sc := bufio.NewScanner(out)
-		for sc.Scan() {
+		defer close(ended)
+		for sc := bufio.NewScanner(out); sc.Scan(); {
 			if strings.Contains(strings.ToLower(sc.Text()), "ready to accept connections") {
-				ready <- true
+				select {
+				case ready <- struct{}{}:
+				default:
+				}
 			}
 		}
-		close(ready)
 	}()
 	select {
-	case ok := <-ready:
-		if !ok {
-			t.Fatalf("%v ended before it was ready", cmd.Args)
-		}
+	case <-ready:
+		return nil
+	case <-ended:
 	case <-time.After(soon):
-		t.Fatalf("%v is not ready", cmd.Args)
 	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	return fmt.Errorf("%v did not become ready", cmd.Args)
 }
 
 // kill is kill -9.
@@ -172,7 +176,6 @@ func TestMain(m *testing.M) {
 
 func cluster(t *testing.T) redis.UniversalClient {
 	need(t, "redis-server")
-	need(t, "redis-cli")
 	if testing.Short() {
 		t.Skip("a cluster takes some seconds to start")
 	}
@@ -190,62 +193,59 @@ func cluster(t *testing.T) redis.UniversalClient {
 }
 
 func startCluster(t *testing.T) {
-	shared.err = fmt.Errorf("cluster did not start")
-	shared.dir, _ = os.MkdirTemp("", "jobc")
-	for i := range 3 {
-		port := clusterPort(t)
-		dir := filepath.Join(shared.dir, strconv.Itoa(i))
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command("redis-server", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "",
-			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "15000")
-		startProcess(t, cmd)
-		shared.cmds = append(shared.cmds, cmd)
-		shared.addrs = append(shared.addrs, fmt.Sprintf("127.0.0.1:%d", port))
-	}
-	args := append([]string{"--cluster", "create"}, shared.addrs...)
-	out, err := exec.Command("redis-cli", append(args, "--cluster-yes")...).CombinedOutput()
-	if err != nil {
-		shared.err = fmt.Errorf("create cluster: %w: %s", err, out)
+	shared.dir, shared.err = os.MkdirTemp("", "jobc")
+	if shared.err != nil {
 		return
 	}
-	shared.err = nil
-	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: shared.addrs})
-	defer c.Close()
-	eventually(t, "cluster agrees on its state", func() bool {
-		ok := true
-		err := c.ForEachMaster(context.Background(), func(ctx context.Context, m *redis.Client) error {
-			info, err := m.ClusterInfo(ctx).Result()
-			if err != nil || !strings.Contains(info, "cluster_state:ok") {
-				ok = false
+	var meet []any
+	slots := []int{0, 5461, 10922, 16384}
+	for i := range 3 {
+		port, bus := freePort(t), freePort(t)
+		dir := filepath.Join(shared.dir, strconv.Itoa(i))
+		if shared.err = os.Mkdir(dir, 0o700); shared.err != nil {
+			return
+		}
+		cmd := exec.Command("redis-server", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "",
+			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", strconv.Itoa(bus))
+		if shared.err = startProcess(cmd); shared.err != nil {
+			return
+		}
+		shared.cmds = append(shared.cmds, cmd)
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		shared.addrs = append(shared.addrs, addr)
+		c := redis.NewClient(&redis.Options{Addr: addr})
+		defer c.Close()
+		ctx := context.Background()
+		_, shared.err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", slots[i], slots[i+1]-1)
+			p.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1)
+			for j := 0; j < len(meet); j += 2 {
+				p.Do(ctx, "CLUSTER", "MEET", "127.0.0.1", meet[j], meet[j+1])
 			}
-			return err
+			return nil
 		})
-		return err == nil && ok
-	})
+		if shared.err != nil {
+			return
+		}
+		meet = append(meet, port, bus)
+	}
+	for _, addr := range shared.addrs {
+		c := redis.NewClient(&redis.Options{Addr: addr})
+		defer c.Close()
+		eventually(t, "cluster agrees on its state", func() bool {
+			info, err := c.ClusterInfo(context.Background()).Result()
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
+		})
+	}
 }
 
-// clusterPort is a free port whose cluster bus port, 10000 above, exists.
-func clusterPort(t *testing.T) int {
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		if port < 55000 {
-			return port
-		}
-		bus := port - 20000 // in the range the kernel gives out too, but below the limit
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", bus)); err == nil {
-			l.Close()
-			return bus
-		}
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return 0
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // eventually polls what has no event to wait for.

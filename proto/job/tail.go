@@ -13,12 +13,14 @@ import (
 const (
 	defaultQuiet = 1500 * time.Millisecond
 	defaultLost  = 15 * time.Second
+	defaultIdle  = 10 * time.Second
 )
 
 // TailOptions of a Tail; the zero value is usable.
 type TailOptions struct {
 	Quiet     time.Duration // a watched job without frames for so long has its position checked; 0 = 1.5 s
 	Lost      time.Duration // a watched job without a record for so long is reported lost; 0 = 15 s
+	Idle      time.Duration // a watched job that waits for a host for so long is reported idle, again and again; 0 = 10 s
 	Merge     int           // catch-up of more frames than this comes with chunks merged; 0 = 16, < 0 = never
 	MergeSize int           // bytes of text in one merged chunk; 0 = 64 KiB
 	Readers   int           // catch-up reads at a time; 0 = 4
@@ -36,6 +38,7 @@ type Tail struct {
 	l      *listener
 	legacy func(channel string, payload []byte)
 	lost   func(id string)
+	idle   func(next Ticket, priority string)
 
 	down bool // used by receive alone
 
@@ -54,6 +57,9 @@ func NewTail(s *Store, log *slog.Logger, o TailOptions) *Tail {
 	}
 	if o.Lost <= 0 {
 		o.Lost = defaultLost
+	}
+	if o.Idle <= 0 {
+		o.Idle = defaultIdle
 	}
 	if o.Merge == 0 {
 		o.Merge = 16
@@ -81,6 +87,11 @@ func (t *Tail) Legacy(f func(channel string, payload []byte)) {
 // Lost sets the receiver of the ids of watched jobs whose record Redis has lost and no host has seeded again
 // within TailOptions.Lost; the watch has ended. Called before Run. f must not block.
 func (t *Tail) Lost(f func(id string)) { t.lost = f }
+
+// Idle sets the receiver of tickets that watched jobs wait for: Redis may have lost the ticket and kept the job.
+// Enqueue it: if it is there already, nothing happens. Called before Run; f is called from one goroutine, which
+// checks no positions meanwhile.
+func (t *Tail) Idle(f func(next Ticket, priority string)) { t.idle = f }
 
 // Run follows until ctx ends and returns ctx's error when everything it started has ended.
 func (t *Tail) Run(ctx context.Context) error {
@@ -245,6 +256,9 @@ func (t *Tail) message(channel string, payload []byte) {
 
 // hasSeq tells our own frames on the general channels, of which job:<id> brings the same, from legacy messages.
 func hasSeq(payload []byte) bool {
+	if f, ok := scanFrame(payload); ok {
+		return f.Seq > 0
+	}
 	f, err := ParseFrame(payload)
 	return err == nil && f.Seq > 0
 }

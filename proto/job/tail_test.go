@@ -409,6 +409,41 @@ func TestTailReportsLostJobs(t *testing.T) {
 	})
 }
 
+// Redis lost the ticket and kept the job: whoever watches it is told to enqueue the ticket again.
+func TestTailReportsIdleJobs(t *testing.T) {
+	onServer(t, func(t *testing.T, rdb redis.UniversalClient) {
+		s := NewStore(rdb, Options{})
+		tail := NewTail(s, logger(t), TailOptions{Quiet: 10 * time.Millisecond, Idle: 50 * time.Millisecond})
+		idle := make(chan Ticket, 1000)
+		tail.Idle(func(k Ticket, priority string) {
+			if priority != PriorityLow {
+				t.Errorf("priority %q", priority)
+			}
+			idle <- k
+		})
+		queued, running, waiting := create(t, s, Job{Priority: PriorityLow}), create(t, s, Job{}), create(t, s, Job{Priority: PriorityLow})
+		begin(t, s, running, "h")
+		next, err := begin(t, s, waiting, "h").Release(t.Context(), StateWaiting)
+		must(t, err)
+		for _, k := range []Ticket{queued, running, waiting} {
+			tail.Watch(k.Job, 0, func([]Frame) {})
+		}
+		start(t, tail.Run)
+		got := map[Ticket]int{}
+		for got[queued] < 2 || got[next] < 2 {
+			select {
+			case k := <-idle:
+				got[k]++
+			case <-time.After(soon):
+				t.Fatal(got)
+			}
+		}
+		if len(got) != 2 {
+			t.Fatal(got)
+		}
+	})
+}
+
 // A frame that arrives while an older page of the log is on its way is not forgotten.
 func TestFrameDuringRead(t *testing.T) {
 	tail := NewTail(NewStore(mini(t), Options{}), logger(t), TailOptions{})

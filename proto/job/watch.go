@@ -16,6 +16,8 @@ type tailJob struct {
 	watches []*watch  // replaced, never changed in place
 	moved   time.Time // last message or check
 	missing time.Time // since when Redis has no record of it
+	waiting Ticket    // that it waits for
+	waits   time.Time // since when, or when that was last reported
 }
 
 // watch is one cursor on one job. While it reads the log, live frames only raise seen; it stops reading when the
@@ -225,7 +227,7 @@ func (t *Tail) checkJobs(ctx context.Context, jobs []*tailJob) bool {
 	metas := make([]*redis.SliceCmd, len(jobs))
 	_, err := t.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, j := range jobs {
-			metas[i] = p.HMGet(ctx, metaKey(j.id), "state", "seq")
+			metas[i] = p.HMGet(ctx, metaKey(j.id), "state", "seq", "attempt", "priority")
 		}
 		return nil
 	})
@@ -243,13 +245,26 @@ func (t *Tail) checkJobs(ctx context.Context, jobs []*tailJob) bool {
 			j.missing = time.Now()
 		}
 		lost := gone && time.Since(j.missing) >= t.o.Lost
+		state, next := State(text(v[0])), Ticket{Job: j.id, Attempt: integer(v[2]) + 1}
+		idle := false
+		switch {
+		case state != StateQueued && state != StateWaiting:
+			j.waiting = Ticket{}
+		case j.waiting != next:
+			j.waiting, j.waits = next, time.Now()
+		case time.Since(j.waits) >= t.o.Idle:
+			idle, j.waits = true, time.Now()
+		}
 		t.mu.Unlock()
+		if idle && len(watches) > 0 && t.idle != nil {
+			t.idle(next, text(v[3]))
+		}
 		for _, w := range watches {
 			switch {
 			case lost:
 				w.stop()
 			case !gone:
-				w.moved(integer(v[1]), State(text(v[0])).Terminal())
+				w.moved(integer(v[1]), state.Terminal())
 			}
 		}
 		if lost && len(watches) > 0 && t.lost != nil {
