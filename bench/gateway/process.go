@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// process is a server under test.
+type process struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	port  string
+	feed  net.Conn
+	reply *bufio.Reader
+	out   *bufio.Writer
+}
+
+// canPin says whether server and load can be kept on CPUs of their own.
+func canPin() bool {
+	_, err := exec.LookPath("taskset")
+	return err == nil && (runtime.NumCPU() >= 2 || os.Getenv(pinnedEnv) != "")
+}
+
+// launch starts a server, on CPU 0 if pin is set, and connects its feed.
+func launch(pin bool, name string, args ...string) (*process, error) {
+	if pin {
+		name, args = "taskset", append([]string{"-c", "0", name}, args...)
+	}
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{cmd: cmd}
+	var feedPort string
+	if _, err := fmt.Fscan(stdout, &p.port, &feedPort); err != nil {
+		p.stop()
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	if p.feed, err = net.Dial("tcp", "127.0.0.1:"+feedPort); err != nil {
+		p.stop()
+		return nil, err
+	}
+	p.reply, p.out = bufio.NewReader(p.feed), bufio.NewWriterSize(p.feed, 256<<10)
+	return p, nil
+}
+
+func (p *process) stop() {
+	if p.feed != nil {
+		p.feed.Close()
+	}
+	ended := make(chan struct{})
+	go func() {
+		p.cmd.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		p.cmd.Process.Kill()
+		<-ended
+	}
+}
+
+// ask sends a command and returns its answer.
+func (p *process) ask(command string) (string, error) {
+	fmt.Fprintln(p.out, command)
+	if err := p.out.Flush(); err != nil {
+		return "", err
+	}
+	p.feed.SetReadDeadline(time.Now().Add(30 * time.Second))
+	answer, err := p.reply.ReadString('\n')
+	return strings.TrimSpace(answer), err
+}
+
+// cpu is the processor time used so far, from /proc in ticks of 10 ms.
+func (p *process) cpu() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// rss is the resident memory in bytes, after a collection of garbage.
+func (p *process) rss() int {
+	if _, err := p.ask("G"); err != nil {
+		return 0
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), "VmRSS:")
+	var kb int
+	fmt.Sscan(rest, &kb)
+	return kb << 10
+}
