@@ -16,7 +16,7 @@ import (
 	"github.com/sluicehq/sluice/sdk"
 )
 
-// install writes a plugin directory around a module and loads its manifest.
+// installed writes a plugin directory around a module and loads its manifest.
 func installed(tb testing.TB, bin []byte, limits string) *manifest.Manifest {
 	tb.Helper()
 	src, out := tb.TempDir(), tb.TempDir()
@@ -33,31 +33,48 @@ func installed(tb testing.TB, bin []byte, limits string) *manifest.Manifest {
 	return m
 }
 
-func attackModule(tb testing.TB) []byte {
+func attackModule(tb testing.TB) []byte { return module(tb, "attack") }
+
+func module(tb testing.TB, name string) []byte {
 	tb.Helper()
-	bin, err := os.ReadFile("testdata/attack.wasm")
+	bin, err := os.ReadFile("testdata/" + name + ".wasm")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return bin
 }
 
-// The committed module is what its source compiles to.
-func TestAttackModuleIsFresh(t *testing.T) {
+// The committed modules are what their sources compile to.
+func TestModulesAreFresh(t *testing.T) {
 	tool, err := exec.LookPath("wat2wasm")
 	if err != nil {
 		t.Skip("no wat2wasm here")
 	}
-	out := filepath.Join(t.TempDir(), "attack.wasm")
-	if text, err := exec.Command(tool, "testdata/attack.wat", "-o", out).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
+	for _, name := range []string{"attack", "table"} {
+		out := filepath.Join(t.TempDir(), name+".wasm")
+		if text, err := exec.Command(tool, "testdata/"+name+".wat", "-o", out).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		fresh, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(fresh) != string(module(t, name)) {
+			t.Errorf("testdata/%s.wasm is stale", name)
+		}
 	}
-	fresh, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// A guest that can't be frozen runs its initialisation for every job.
+func TestUnfreezableGuest(t *testing.T) {
+	p, log := load(t, installed(t, module(t, "table"), "memory: 1MiB"))
+	if p.reusable || !strings.Contains(log.String(), "writes to its tables") {
+		t.Error("a guest that writes to its tables was frozen")
 	}
-	if string(fresh) != string(attackModule(t)) {
-		t.Error("testdata/attack.wasm is stale")
+	for range 3 {
+		if text, err := collect(t.Context(), p, ask("a", "")); text != "1" || err != nil {
+			t.Errorf("%q, %v", text, err)
+		}
 	}
 }
 
@@ -127,7 +144,7 @@ func TestBadArguments(t *testing.T) {
 
 // TestNotAPlugin: what can't be run says why and what to do.
 func TestNotAPlugin(t *testing.T) {
-	module := func(parts ...string) []byte { return []byte("\x00asm\x01\x00\x00\x00" + strings.Join(parts, "")) }
+	raw := func(parts ...string) []byte { return []byte("\x00asm\x01\x00\x00\x00" + strings.Join(parts, "")) }
 	memory := "\x05\x03\x01\x00\x01"
 	tests := map[string]struct {
 		bin  []byte
@@ -138,9 +155,9 @@ func TestNotAPlugin(t *testing.T) {
 		"native program": {[]byte("\x7fELF\x02"), "runtime: native"},
 		"component":      {[]byte("\x00asm\x0d\x00\x01\x00"), "component"},
 		"cut":            {attackModule(t)[:200], "ends early"},
-		"no memory":      {module(), "no memory"},
-		"no exports":     {module(memory), "no export sluice_abi"},
-		"command": {module("\x01\x04\x01\x60\x00\x00", "\x03\x02\x01\x00", memory, "\x07\x0a\x01\x06_start\x00\x00", "\x0a\x04\x01\x02\x00\x0b"),
+		"no memory":      {raw(), "no memory"},
+		"no exports":     {raw(memory), "no export sluice_abi"},
+		"command": {raw("\x01\x04\x01\x60\x00\x00", "\x03\x02\x01\x00", memory, "\x07\x0a\x01\x06_start\x00\x00", "\x0a\x04\x01\x02\x00\x0b"),
 			"WASI command"},
 		"another host":  {patch(t, "sluice_v1", "sluice_v9"), "guest ABI v9, this host speaks v1"},
 		"own imports":   {patch(t, "sluice_v1", "env_____1"), `from "env_____1"`},
@@ -150,10 +167,10 @@ func TestNotAPlugin(t *testing.T) {
 		"newer minor":   {patch(t, "\x41\x80\x80\x04\x0b", "\x41\x81\x80\x04\x0b"), "needs guest ABI 1.1"},
 		"no generate":   {patch(t, "sluice_generate", "sluice_genezate"), "lacks the export sluice_generate"},
 		"too much":      {attackModule(t), "its limit is 16384 KiB"},
-		"shared memory": {module("\x05\x04\x01\x03\x01\x02"), "threads are not supported"},
-		"64-bit memory": {module("\x05\x03\x01\x04\x01"), "64-bit memory"},
-		"two memories":  {module("\x05\x05\x02\x00\x01\x00\x01"), "more than one memory"},
-		"exceptions":    {module(memory, "\x0d\x03\x01\x00\x00"), "section of kind 13"},
+		"shared memory": {raw("\x05\x04\x01\x03\x01\x02"), "threads are not supported"},
+		"64-bit memory": {raw("\x05\x03\x01\x04\x01"), "64-bit memory"},
+		"two memories":  {raw("\x05\x05\x02\x00\x01\x00\x01"), "more than one memory"},
+		"exceptions":    {raw(memory, "\x0d\x03\x01\x00\x00"), "section of kind 13"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -13,7 +13,7 @@ import (
 // pages that nobody wrote to count once.
 func residentKB(tb testing.TB) int {
 	tb.Helper()
-	runtime.GC()
+	debug.FreeOSMemory()
 	f, err := os.Open("/proc/self/smaps_rollup")
 	if err != nil {
 		tb.Skip(err)
