@@ -45,7 +45,7 @@ func TestSlowClient(t *testing.T) {
 
 	a := host.begin("big", 1)
 	piece := strings.Repeat("0123456789abcdef", 4096) // 64 KiB
-	const n = 400                                     // 25 MiB: more than any buffer of a kernel
+	const n = 250                                     // 16 MiB: more than any buffer of a kernel
 	for range n {
 		host.chunks(a, piece)
 	}

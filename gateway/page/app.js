@@ -28,6 +28,7 @@ socket.on("connected", (hello) => {
   setModels(hello.models ?? []);
   $("who").textContent = user === "anonymous" ? "" : "Signed in as " + user;
   link("on", "connected");
+  problem("");
   for (const job of shelf.of(user)) if (!job.done) job.state === "sending" ? start(job) : resume(job);
   if (selected && !shelf.of(user).includes(selected)) select(null);
   showList();
@@ -58,6 +59,7 @@ for (const name of eventNames) {
 socket.on("error", (e) => {
   const job = shelf.jobs.get(e?.jobId);
   if (job && !job.done) fail(job, e);
+  else if (e?.code === "unavailable" || e?.code === "too_slow") link("off", "reconnecting"); // it hangs up next
   else if (e?.message) problem(e.message);
 });
 
