@@ -10,8 +10,8 @@ VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
 MANIFESTS := plugins/echo/native.yaml plugins/echo/sandbox.yaml plugins/openai/sandbox.yaml
 
 # Packages whose tests compile WebAssembly, or start the built binary, are run
-# without the race detector: it makes the compiler of guests ten times slower
-# and can't see into them.
+# without the race detector: it makes the compiler of guests much slower and
+# can't see into them.
 HEAVY := github.com/sluicehq/sluice$$|/host/sandbox|/plugins/|/sdk/sdktest|/examples/
 
 .PHONY: help

@@ -47,3 +47,12 @@ func TestNodeClient(t *testing.T) {
 		t.Errorf("it prints %q, %v", out, err)
 	}
 }
+
+// The benchmark runs; its figures are looked at by people.
+func TestBenchmarkRuns(t *testing.T) {
+	in := install(t)
+	out, err := exec.Command("go", "run", "./bench/firstchunk", "-plugins", in.plugins, "-cache", in.cache, "-rounds", "3", "-tokens", "200").CombinedOutput()
+	if err != nil || strings.Count(string(out), "ms") < 3 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -31,6 +32,7 @@ import (
 
 var (
 	plugins = flag.String("plugins", "build/plugins", "folder of the built plugins")
+	cache   = flag.String("cache", "", "folder for compiled plugins; empty is a new one")
 	rounds  = flag.Int("rounds", 300, "questions per runtime")
 	tokens  = flag.Int("tokens", 20_000, "chunks of a long answer")
 )
@@ -81,7 +83,7 @@ func run(ctx context.Context) error {
 func serve(ctx context.Context, dir string, instance embedded.Instance, log *slog.Logger) error {
 	c := config.Default()
 	c.Gateway.Addr = "127.0.0.1:0"
-	c.Plugins.Dirs, c.Plugins.CacheDir = []string{*plugins}, dir+"/cache"
+	c.Plugins.Dirs, c.Plugins.CacheDir = []string{*plugins}, cmp.Or(*cache, dir+"/cache")
 	c.Plugins.Config = map[string]config.Plugin{"openai": {Disabled: true}, "openai-sandbox": {Disabled: true}}
 	rdb := redis.NewUniversalClient(instance.Redis)
 	defer rdb.Close()
