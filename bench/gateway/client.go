@@ -74,8 +74,11 @@ func (c *crowd) join(i int) (*client, error) {
 	nc.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintf(nc, "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", c.port)
 	r := bufio.NewReaderSize(nc, 1024)
-	for {
+	for first := true; ; first = false {
 		line, err := r.ReadSlice('\n')
+		if err == nil && first && !bytes.HasPrefix(line, []byte("HTTP/1.1 101 ")) {
+			err = fmt.Errorf("answered %q", line)
+		}
 		if err != nil {
 			nc.Close()
 			return nil, fmt.Errorf("handshake: %w", err)

@@ -126,7 +126,7 @@ func hasToken(values []string, token string) bool {
 
 // handshake opens a session.
 func (s *Server) handshake(w http.ResponseWriter, r *http.Request, transport string) {
-	if n := s.count.Add(1); s.app == nil || !s.running.Load() || s.stopping.Load() || s.opts.MaxConns > 0 && n > int64(s.opts.MaxConns) {
+	if n := s.count.Add(1); s.app == nil || s.stopping.Load() || s.opts.MaxConns > 0 && n > int64(s.opts.MaxConns) {
 		s.count.Add(-1)
 		refuse(w, &Refusal{Status: http.StatusServiceUnavailable, Message: "no room for more connections", RetryAfter: 2 * time.Second})
 		return

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -55,9 +54,6 @@ func start(t testing.TB, o Options) *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- r.srv.Run(ctx) }()
-	for !r.srv.running.Load() {
-		runtime.Gosched()
-	}
 	stopped := false
 	r.stop = func() error {
 		if stopped {

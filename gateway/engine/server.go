@@ -47,7 +47,8 @@ type shard struct {
 	conns map[string]*Conn
 }
 
-// New makes a server. It answers 503 until Bind has been called and Run runs.
+// New makes a server. It answers 503 until Bind has been called; heartbeats and
+// time limits are kept while Run runs.
 func New(o Options) *Server {
 	o.setDefaults()
 	s := &Server{opts: o, start: time.Now(), seed: maphash.MakeSeed()}
