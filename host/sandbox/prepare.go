@@ -16,14 +16,15 @@ import (
 	"github.com/tetratelabs/wazero/api"
 )
 
-// quantum is the fuel a guest gets at a time: about a quarter of a
-// millisecond. That is how long it may keep the scheduler, the garbage
-// collector or a cancellation waiting.
+// quantum is the fuel a guest gets at a time: a tenth of a millisecond, more or
+// less. That is how long it may keep the scheduler, the garbage collector or a
+// cancellation waiting.
 const quantum = 100_000
 
 // fuelPerSecond converts a limit of processor time into fuel. Code is charged
-// by the byte, so this is the order of magnitude and not a clock.
-const fuelPerSecond = 400_000_000
+// by the byte, so this gives the order of magnitude, the same on every machine,
+// and not a clock.
+const fuelPerSecond = 1_500_000_000
 
 // maxArtifact bounds a guest, in bytes.
 const maxArtifact = 64 << 20
