@@ -104,7 +104,7 @@ func TestHostileCodeRunsOut(t *testing.T) {
 		"spin": "limit of 50ms of processor time", "fib": "processor time", "fill": "processor time", "grow": "processor time",
 		"grow_nothing": "processor time", "host_calls": "processor time", "log_flood": "processor time", "writev": "processor time",
 		"emit_flood": "emitted more than its limit of 1048576 bytes", "emit_empty": "emitted more than",
-		"overflow": "stack overflow", "unreachable": "unreachable", "divide": "divide by zero", "wild": "out of bounds",
+		"overflow": "its stack was larger than 16777216 bytes", "hold": "its stack was larger than", "unreachable": "unreachable", "divide": "divide by zero", "wild": "out of bounds",
 	} {
 		t.Run(export, func(t *testing.T) {
 			_, err := p.invoke(t.Context(), export, nil, func(sdk.Chunk) error { return nil })
@@ -113,6 +113,18 @@ func TestHostileCodeRunsOut(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "plugin log"); n > 1000 {
 		t.Errorf("%d lines in the log", n)
+	}
+}
+
+func TestStackCanBeSeen(t *testing.T) {
+	p, _ := load(t, installed(t, attackModule(t), "memory: 64MiB"))
+	in, err := p.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.put(t.Context(), in, false)
+	if s := stackOf(in.mod.ExportedFunction("spin")); !s.IsValid() || s.Len() == 0 {
+		t.Error("the engine no longer shows its stack: deep recursion isn't limited")
 	}
 }
 

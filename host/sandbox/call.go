@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"log/slog"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type call struct {
 	streams map[int32]*egress.Response
 	handle  int32
 	stdio   *stdio
+	stack   reflect.Value // of the function that runs, see stackOf
 }
 
 type callKey struct{}

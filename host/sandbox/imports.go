@@ -54,6 +54,7 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 				stack[0] = result(fail(guest.ENOSYS))
 				return
 			}
+			c.checkStack()
 			stack[0] = result(f(c, m.Memory(), stack))
 		}), params[:signatures[name]], params[:1]).Export(name)
 	}
@@ -68,6 +69,7 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 func yield(ctx context.Context, _ api.Module, stack []uint64) {
 	stack[0] = quantum
 	if c, _ := ctx.Value(callKey{}).(*call); c != nil {
+		c.checkStack()
 		if c.fuel += quantum; c.budget > 0 && c.fuel > c.budget {
 			c.stopWith(pluginError("used more than its limit of %v of processor time", c.plugin.m.Limits.CPU))
 		}

@@ -253,7 +253,9 @@ func (p *Plugin) run(c *call, export string) (code int32, err error) {
 	}
 	well := false
 	defer func() { p.put(c.ctx, in, well) }()
-	res, err := in.mod.ExportedFunction(export).Call(c.ctx)
+	f := in.mod.ExportedFunction(export)
+	c.stack = stackOf(f)
+	res, err := f.Call(c.ctx)
 	if err != nil {
 		return 0, err
 	}

@@ -26,8 +26,10 @@ var built struct {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if built.dir != "" {
-		os.RemoveAll(built.dir)
+	for _, dir := range []string{built.dir, cache.dir} {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 	os.Exit(code)
 }
@@ -82,8 +84,17 @@ func newLog(tb testing.TB) (*slog.Logger, *testLog) {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug})), w
 }
 
-// cacheDir is shared by the tests of one run, so that the guest is compiled once.
-var cacheDir = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "sluice-cache-*") })
+// cache is shared by the tests of one run, so that the guest is compiled once.
+var cache struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func cacheDir() (string, error) {
+	cache.once.Do(func() { cache.dir, cache.err = os.MkdirTemp("", "sluice-cache-*") })
+	return cache.dir, cache.err
+}
 
 func load(tb testing.TB, m *manifest.Manifest) (*Plugin, *testLog) {
 	tb.Helper()

@@ -92,6 +92,7 @@ func defineWASI(ctx context.Context, r wazero.Runtime) error {
 				stack[0] = uint64(wasiNoSys)
 				return
 			}
+			c.checkStack()
 			stack[0] = uint64(w.f(c, m.Memory(), stack))
 		}), params, i32).Export(name)
 	}

@@ -38,6 +38,11 @@
     (drop (call_indirect (type $code) (i32.const 0)))
     (i32.const 0))
   (func (export "overflow") (result i32) (call $indirect))
+  ;; holds on to a deep stack while it sits in the host
+  (func $deep (param i32)
+    (if (local.get 0) (then (call $deep (i32.sub (local.get 0) (i32.const 1))))
+      (else (loop $l (drop (call $sched_yield)) (br $l)))))
+  (func (export "hold") (result i32) (call $deep (i32.const 400000)) (i32.const 0))
   (func $mutual_a (param i32) (if (local.get 0) (then (call $mutual_b (local.get 0)) (call $mutual_b (local.get 0)))))
   (func $mutual_b (param i32) (call $mutual_a (i32.sub (local.get 0) (i32.const 1))))
   (func (export "mutual") (result i32) (call $mutual_a (i32.const 60)) (i32.const 0))
