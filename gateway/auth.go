@@ -19,6 +19,9 @@ import (
 	"github.com/sluicehq/sluice/config"
 )
 
+// leeway is how far the clock of whoever signs tokens may be off.
+const leeway = 30 * time.Second
+
 // anonymous is everybody's user id when nobody has to sign in.
 const anonymous = "anonymous"
 
@@ -59,7 +62,7 @@ type authenticator interface {
 // fetched now and refreshed until ctx ends; an endpoint that doesn't answer now
 // is logged, and refuses every token until it does.
 func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (authenticator, error) {
-	options := []jwt.ParserOption{jwt.WithLeeway(30 * time.Second)}
+	options := []jwt.ParserOption{jwt.WithLeeway(leeway)}
 	if c.Issuer != "" {
 		options = append(options, jwt.WithIssuer(c.Issuer))
 	}
@@ -163,7 +166,7 @@ func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error
 		Admin:  said.Role == "admin" || slices.Contains(said.Roles, "admin"),
 	}
 	if said.ExpiresAt != nil {
-		id.Expires = said.ExpiresAt.Time
+		id.Expires = said.ExpiresAt.Add(leeway)
 	}
 	return id, nil
 }

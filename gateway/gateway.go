@@ -129,13 +129,11 @@ func Run(ctx context.Context, o Options) error {
 	// The sockets' own life ends after they have been told.
 	open, closeSockets := context.WithCancel(life)
 	defer closeSockets()
-	taking := make(chan struct{})
 	running.Go(func() {
-		if err := sockets.run(open, func() { close(taking) }); err != nil {
+		if err := sockets.run(open); err != nil {
 			o.Log.Error("connections did not end in time", "err", err)
 		}
 	})
-	<-taking
 	running.Go(func() {
 		if err := c.tail.Run(life); err != nil && life.Err() == nil {
 			failed <- fmt.Errorf("follow jobs: %w", err)

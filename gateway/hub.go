@@ -129,13 +129,6 @@ func (h *hub) unwatching(s *session, id string) {
 	}
 }
 
-// count is the number of connected sockets.
-func (h *hub) count() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.all)
-}
-
 // close lets nobody in any more and returns who is inside.
 func (h *hub) close() []*session {
 	h.mu.Lock()

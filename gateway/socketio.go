@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/zishang520/socket.io/v2/socket"
@@ -49,6 +48,8 @@ func newSocketServer(c *core) *socketServer {
 		MaxPayload:   int(limits.Request) + packetSlack,
 		MaxBuffered:  2 * int(limits.Pending), // the outbox judges first, and says why
 		MaxConns:     limits.Connections,
+		// Schemas of tools nest deeply; what is too much is decided by size.
+		Limits: engine.Limits{Depth: 64, Values: 500_000},
 		Origin: func(r *http.Request, origin string) bool {
 			return originAllowed(c.conf.Origins, origin, r.Host)
 		},
@@ -65,24 +66,8 @@ func newSocketServer(c *core) *socketServer {
 
 func (s *socketServer) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.engine.ServeHTTP(w, r) }
 
-// run serves connections until ctx ends, and returns when all of them have. It
-// calls ready once handshakes are taken.
-func (s *socketServer) run(ctx context.Context, ready func()) error {
-	return s.engine.Run(&watched{Context: ctx, asked: ready})
-}
-
-// watched tells when its end is first waited for: an engine does that when it
-// runs, and before that it refuses handshakes.
-type watched struct {
-	context.Context
-	once  sync.Once
-	asked func()
-}
-
-func (w *watched) Done() <-chan struct{} {
-	w.once.Do(w.asked)
-	return w.Context.Done()
-}
+// run serves connections until ctx ends, and returns when all of them have.
+func (s *socketServer) run(ctx context.Context) error { return s.engine.Run(ctx) }
 
 // admit authenticates a socket: its identity becomes the socket's data. It runs
 // beside the connection's reader, and nothing of the client is taken meanwhile.

@@ -66,6 +66,7 @@ socket.on("error", (e) => {
 socket.on("disconnect", (reason) => {
   if (reason === "io server disconnect") signIn("The session has ended. Connect again with a new token.");
   else link("off", "reconnecting");
+  show();
 });
 
 socket.on("connect_error", (e) => {
