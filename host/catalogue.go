@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/egress"
@@ -19,11 +21,12 @@ import (
 	"github.com/sluicehq/sluice/sdk"
 )
 
-// startTimeout bounds the start of one plugin.
-const startTimeout = 30 * time.Second
-
-// running plugins are closed within this time at the end.
-const closeTimeout = 5 * time.Second
+const (
+	// startTimeout bounds the start of one plugin, compiling it included.
+	startTimeout = 2 * time.Minute
+	// closeTimeout is what all plugins together get to end.
+	closeTimeout = 5 * time.Second
+)
 
 // starter starts a plugin of one runtime. stop ends it, within its context.
 type starter func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (p sdk.Provider, stop func(context.Context) error, err error)
@@ -35,9 +38,9 @@ type catalogue struct {
 	log     *slog.Logger
 }
 
-// openCatalogue starts the plugins found in the configured directories, in the
-// order of their names, and adds the embedded ones. A plugin that can't be
-// started is logged once and left out; the rest start. Close it, on every path.
+// openCatalogue starts the plugins found in the configured directories, several
+// at a time, and adds the embedded ones. A plugin that can't be started is
+// logged once and left out; the rest start. Close it, on every path.
 func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provider, starters map[manifest.Runtime]starter, log *slog.Logger) *catalogue {
 	c := &catalogue{log: log}
 	taken := map[string]string{} // name → where it came from
@@ -48,6 +51,7 @@ func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provi
 		}
 		taken[p.Name] = "embedded"
 	}
+	var found []*candidate
 	for _, dir := range pluginDirs(cfg.Dirs, log) {
 		m, err := manifest.Load(dir)
 		if err != nil {
@@ -64,11 +68,24 @@ func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provi
 			log.Info("plugin is disabled", "provider", m.Name)
 			continue
 		}
-		if err := c.start(ctx, m, op, starters); err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			log.Error("plugin is left out", "provider", m.Name, "dir", dir, "error", err)
+		found = append(found, &candidate{m: m, op: op})
+	}
+	var starting errgroup.Group
+	starting.SetLimit(runtime.GOMAXPROCS(0))
+	for _, f := range found {
+		starting.Go(func() error {
+			f.err = f.start(ctx, starters, log)
+			return nil // the others go on
+		})
+	}
+	starting.Wait()
+	for _, f := range found {
+		switch {
+		case f.err == nil:
+			c.plugins = append(c.plugins, f.plugin)
+			c.closers = append(c.closers, f.stop)
+		case ctx.Err() == nil:
+			log.Error("plugin is left out", "provider", f.m.Name, "dir", f.m.Dir, "error", f.err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Config)) {
@@ -85,9 +102,6 @@ func pluginDirs(roots []string, log *slog.Logger) []string {
 	for _, root := range roots {
 		entries, err := os.ReadDir(root)
 		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				err = fmt.Errorf("read plugin folder: %w", err)
-			}
 			log.Error("plugin folder can't be read", "dir", root, "error", err)
 			continue
 		}
@@ -121,35 +135,44 @@ func (c *catalogue) embed(p sdk.Provider, op config.Plugin) error {
 	return nil
 }
 
-// start starts one plugin as its manifest and the operator say.
-func (c *catalogue) start(ctx context.Context, m *manifest.Manifest, op config.Plugin, starters map[manifest.Runtime]starter) (err error) {
-	run, ok := starters[m.Runtime]
+// candidate is a plugin that was found.
+type candidate struct {
+	m  *manifest.Manifest
+	op config.Plugin
+
+	err    error // why it could not be started
+	plugin *plugin
+	stop   func(context.Context) error
+}
+
+// start starts it as its manifest and the operator say.
+func (c *candidate) start(ctx context.Context, starters map[manifest.Runtime]starter, log *slog.Logger) error {
+	run, ok := starters[c.m.Runtime]
 	if !ok {
-		return fmt.Errorf("runtime %q is not supported on this machine", m.Runtime)
+		return fmt.Errorf("runtime %q is not supported on this machine", c.m.Runtime)
 	}
-	narrowed, lookup, err := narrow(m, op)
+	narrowed, lookup, err := narrow(c.m, c.op)
 	if err != nil {
 		return err
 	}
-	gate, err := egress.New(narrowed, egress.Options{Log: c.log, LookupEnv: lookup})
+	gate, err := egress.New(narrowed, egress.Options{Log: log, LookupEnv: lookup})
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	provider, stop, err := run(starting, narrowed, gate)
+	provider, stop, err := run(ctx, narrowed, gate)
 	if err != nil {
 		gate.Close()
 		return err
 	}
-	c.closers = append(c.closers, func(ctx context.Context) error {
+	c.stop = func(ctx context.Context) error {
 		defer gate.Close()
 		return stop(ctx)
-	})
-	p := newPlugin(string(m.Runtime), provider, sdk.Settings(narrowed.Config), narrowed.Limits)
-	c.plugins = append(c.plugins, p)
-	c.log.Info("plugin started", "provider", p.name, "version", m.Version, "runtime", p.runtime, "models", len(provider.Models), "took", time.Since(began))
+	}
+	c.plugin = newPlugin(string(c.m.Runtime), provider, sdk.Settings(narrowed.Config), narrowed.Limits)
+	log.Info("plugin started", "provider", provider.Name, "version", c.m.Version, "runtime", c.m.Runtime, "models", len(provider.Models), "took", time.Since(began))
 	return nil
 }
 

@@ -195,20 +195,3 @@ func TestProvidersConcurrencyIsKept(t *testing.T) {
 		t.Errorf("%d generations at the same time, want 2", most)
 	}
 }
-
-func BenchmarkEmit(b *testing.B) {
-	const most = 1 << 30
-	sink := sinkFunc(func(...job.Event) error { return nil })
-	s := newStream(sink, 25*time.Millisecond, 1<<20, semaphore.NewWeighted(most), most, nil)
-	done := make(chan error, 1)
-	go func() { done <- s.run(context.Background()) }()
-	ctx := context.Background()
-	b.ReportAllocs()
-	for b.Loop() {
-		if err := s.emit(ctx, sdk.Text(" token")); err != nil {
-			b.Fatal(err)
-		}
-	}
-	s.close()
-	<-done
-}

@@ -43,7 +43,8 @@ type Options struct {
 	// Report, when not nil, is told of every attempt that has ended. It must
 	// not block.
 	Report func(Report)
-	// Ready, when not nil, is called once tickets are being taken.
+	// Ready, when not nil, is called when the host is announced and begins to
+	// take tickets.
 	Ready func()
 }
 
@@ -94,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 	h.others = newOthers(id, h.hosts)
 	h.queue = queue.New(queue.Options{
 		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency, Grace: graceOf(cfg.Grace),
-		Abandon: lingerFor + abandon, Admit: h.others.admit, Log: log,
+		Abandon: lingerFor + abandon + 2*time.Second, Admit: h.others.admit, Log: log,
 	})
 	h.others.wake = h.queue.Wake
 	h.tickets = newTickets(h.queue)

@@ -22,14 +22,14 @@ import (
 
 // world is a Redis, seen from the side of the gateway.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	addr    string
 	rdb     redis.UniversalClient
 	store   *job.Store
 	tickets *job.Queue
 }
 
-func newWorld(t *testing.T, addr string) *world {
+func newWorld(t testing.TB, addr string) *world {
 	rdb, _ := connect(t, addr)
 	return &world{t: t, addr: addr, rdb: rdb, store: job.NewStore(rdb, job.Options{}), tickets: job.NewQueue(rdb)}
 }
@@ -61,7 +61,7 @@ func (w *world) create(j job.Job) string {
 // log is what a client sees of a job.
 type log struct {
 	frames []job.Frame
-	t      *testing.T
+	t      testing.TB
 }
 
 // follow reads a job's frames after a seq until it has ended, and checks what
@@ -145,7 +145,7 @@ func (l log) text() string {
 	return text
 }
 
-func decode[T any](t *testing.T, f job.Frame) T {
+func decode[T any](t testing.TB, f job.Frame) T {
 	t.Helper()
 	var v T
 	if err := json.Unmarshal(f.Data, &v); err != nil {
@@ -170,7 +170,7 @@ func (l log) complete() job.Complete {
 
 // hosting is a host running in the test.
 type hosting struct {
-	t       *testing.T
+	t       testing.TB
 	line    *line
 	stop    context.CancelFunc
 	done    chan struct{}
@@ -232,7 +232,7 @@ func (w *world) host(cfg config.Config, providers ...sdk.Provider) *hosting {
 	case <-ready:
 	case <-h.done:
 		w.t.Fatalf("host ended at once: %v", h.err)
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * time.Minute): // plugins may have to be compiled
 		w.t.Fatal("host is never ready")
 	}
 	return h

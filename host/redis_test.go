@@ -32,13 +32,13 @@ func onEachRedis(t *testing.T, test func(t *testing.T, addr string)) {
 
 // server is a redis-server with its data kept over restarts.
 type server struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	addr string // a unix socket
 	cmd  *exec.Cmd
 }
 
-func startServer(t *testing.T) *server {
+func startServer(t testing.TB) *server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("SLUICE_REQUIRE") != "" {
@@ -91,7 +91,7 @@ func (s *server) kill() {
 }
 
 // connect opens a client whose way to Redis can be cut.
-func connect(t *testing.T, addr string) (redis.UniversalClient, *line) {
+func connect(t testing.TB, addr string) (redis.UniversalClient, *line) {
 	t.Helper()
 	l := &line{conns: map[net.Conn]bool{}}
 	o := config.RedisDefaults()
@@ -146,7 +146,7 @@ func (l *line) mend() {
 }
 
 // eventually waits until something outside of this process's events holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()

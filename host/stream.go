@@ -54,7 +54,8 @@ type stream struct {
 	room    chan struct{} // closed and replaced when size shrinks
 	err     error         // why nothing more is accepted
 	closed  bool
-	texted  bool // answer text has been queued before
+	chunked bool // a chunk has been queued before
+	texted  bool // answer text has been
 
 	wake chan struct{} // one slot: there may be something to write now
 
@@ -160,6 +161,9 @@ func (s *stream) release(n int) {
 // queue appends p to what waits, merged with the last piece where that is
 // allowed, and wakes the writer if it has a reason to act. The caller holds mu.
 func (s *stream) queue(p piece) {
+	if p.chunk != nil && !s.chunked {
+		s.chunked, p.now = true, true
+	}
 	if _, ok := p.chunk.(sdk.Text); ok && !s.texted {
 		s.texted, p.now = true, true
 	}

@@ -179,6 +179,41 @@ func TestStreamHoldsAChunkNoLongerThanTheWindow(t *testing.T) {
 	})
 }
 
+// Neither the frames that begin an attempt nor thinking hold the first chunk,
+// or the first text, back.
+func TestStreamNeverHoldsTheFirstChunk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeSink{took: time.Millisecond}
+		s, finish := startStream(t, f, 1<<20)
+		s.push(&job.Progress{Status: "started"})
+		synctest.Wait()
+		for _, c := range []sdk.Chunk{sdk.Reasoning{Text: "a"}, sdk.Reasoning{Text: "b"}, sdk.Text("c"), sdk.Text("d")} {
+			if err := s.emit(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+			sleep(t.Context(), 5*time.Millisecond)
+		}
+		if err := finish(); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := f.kinds(), []string{"progress started", "reasoning{a }", "reasoning{b }", "c", "d"}; !slices.Equal(got, want) {
+			t.Errorf("frames %q, want %q", got, want)
+		}
+		// b is held and goes out with c; d goes out at the end.
+		if want := []time.Duration{1, 2, 11, 21}; !slices.Equal(f.at, scaled(want, time.Millisecond)) {
+			t.Errorf("written at %v, want %v ms", f.at, want)
+		}
+	})
+}
+
+func scaled(list []time.Duration, by time.Duration) []time.Duration {
+	out := make([]time.Duration, len(list))
+	for i, d := range list {
+		out[i] = d * by
+	}
+	return out
+}
+
 func TestStreamMergesWithinAKindInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeSink{took: time.Second} // all of it arrives during the first write

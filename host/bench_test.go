@@ -1,0 +1,58 @@
+package host
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/sluicehq/sluice/proto/job"
+	"github.com/sluicehq/sluice/sdk"
+)
+
+// BenchmarkEmit is what a chunk costs the plugin.
+func BenchmarkEmit(b *testing.B) {
+	const most = 1 << 30
+	sink := sinkFunc(func(...job.Event) error { return nil })
+	s := newStream(sink, 25*time.Millisecond, 1<<20, semaphore.NewWeighted(most), most, nil)
+	done := make(chan error, 1)
+	go func() { done <- s.run(context.Background()) }()
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.emit(ctx, sdk.Text(" token")); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.close()
+	<-done
+}
+
+// BenchmarkFirstChunk is the time from the acceptance of a job to its first
+// chunk on the job's channel, with a provider in this process.
+func BenchmarkFirstChunk(b *testing.B) {
+	w := newWorld(b, startServer(b).addr)
+	w.host(tuned(nil), provider("fake", saying(sdk.Text("x"))))
+	sub := w.rdb.PSubscribe(b.Context(), job.Channel("*"))
+	defer sub.Close()
+	if _, err := sub.Receive(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	messages := sub.Channel()
+	for b.Loop() {
+		w.create(job.Job{})
+		for m := range messages {
+			if f, err := job.ParseFrame([]byte(m.Payload)); err == nil && f.Event == job.EventChunk {
+				break
+			}
+		}
+		b.StopTimer()
+		for m := range messages {
+			if f, err := job.ParseFrame([]byte(m.Payload)); err == nil && f.Terminal() {
+				break
+			}
+		}
+		b.StartTimer()
+	}
+}
