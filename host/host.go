@@ -224,27 +224,29 @@ func (h *host) watch(ctx context.Context, lastBeat func() time.Time, look func(c
 // this host's own id too, for the jobs of an earlier life under the same name;
 // the queue itself looks for the tickets of that one.
 func (h *host) takeOver(ctx context.Context, dead string) {
+	// The tickets first: once its jobs are taken over, a dead host is forgotten
+	// and won't be found again.
+	tickets := 0
+	if dead != h.id {
+		var err error
+		if tickets, err = queue.Reclaim(ctx, h.redis, dead, queueNames()...); err != nil {
+			h.log.Warn("tickets of a dead host are not given back yet", "dead", dead, "error", err)
+			return
+		}
+	}
 	jobs := 0
 	err := h.hosts.Reclaim(ctx, dead, func(ctx context.Context, t job.Ticket, priority string) error {
 		jobs++
 		return h.tickets.enqueue(ctx, t, priority, 0)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		h.log.Warn("jobs of a dead host are not all taken over yet", "dead", dead, "error", err)
-		return
+	case dead != h.id:
+		h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
+	case jobs > 0:
+		h.log.Info("took over from an earlier life of this host", "jobs", jobs)
 	}
-	if dead == h.id {
-		if jobs > 0 {
-			h.log.Info("took over from an earlier life of this host", "jobs", jobs)
-		}
-		return
-	}
-	tickets, err := queue.Reclaim(ctx, h.redis, dead, queueNames()...)
-	if err != nil {
-		h.log.Warn("tickets of a dead host are not given back yet", "dead", dead, "error", err)
-		return
-	}
-	h.log.Info("took over from a dead host", "dead", dead, "jobs", jobs, "tickets", tickets)
 }
 
 // failedBefore reports whether a task has been in the archive for a job that
