@@ -22,7 +22,7 @@ const (
 // Queue gives tickets to asynq and rings for them. Safe for concurrent use.
 type Queue struct{ client *asynq.Client }
 
-// NewQueue returns a Queue on rdb.
+// NewQueue returns a Queue on rdb: the client itself, not one wrapped in another type, which would hide a Cluster.
 func NewQueue(rdb redis.UniversalClient) *Queue {
 	_, cluster := rdb.(*redis.ClusterClient)
 	return &Queue{asynq.NewClientFromRedisClient(&bell{UniversalClient: rdb, sharded: cluster})}

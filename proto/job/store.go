@@ -33,7 +33,8 @@ type Store struct {
 	held map[Ticket]struct{} // attempts begun here and not ended yet
 }
 
-// NewStore returns a Store on rdb: single, Sentinel, Cluster, or miniredis.
+// NewStore returns a Store on rdb: single, Sentinel, Cluster, or miniredis; the client itself, not one wrapped in
+// another type, which would hide a Cluster. ContextTimeoutEnabled should be set, else deadlines of a ctx are not kept.
 func NewStore(rdb redis.UniversalClient, o Options) *Store {
 	if o.TTL <= 0 {
 		o.TTL = 24 * time.Hour
