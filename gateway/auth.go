@@ -87,12 +87,13 @@ func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (aut
 		}
 		// A token with a key id nobody has seen asks for a refresh, at most
 		// once in ten seconds: key rotation without a wait, and no amplifier
-		// for strangers.
+		// for strangers. RateLimitWaitMax bounds the wait for one's turn and
+		// the fetch together; who would wait longer is refused at once.
 		keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{c.JWKSURL}, keyfunc.Override{
 			HTTPTimeout:       10 * time.Second,
 			RefreshInterval:   15 * time.Minute,
 			RefreshUnknownKID: rate.NewLimiter(rate.Every(10*time.Second), 1),
-			RateLimitWaitMax:  time.Millisecond,
+			RateLimitWaitMax:  authTimeout / 2,
 			RefreshErrorHandlerFunc: func(url string) func(context.Context, error) {
 				return func(_ context.Context, err error) {
 					log.Error("signing keys could not be fetched", "url", url, "err", err)

@@ -17,11 +17,12 @@ import (
 )
 
 // Times of the Socket.IO protocol. A client that doesn't answer a ping within
-// pingTimeout is gone; one that can't be authenticated within authTimeout is
-// told to come again.
+// pingTimeout is gone, and so is one that takes nothing for writeTimeout; one
+// that can't be authenticated within authTimeout is told to come again.
 const (
 	pingInterval = 25 * time.Second
 	pingTimeout  = 20 * time.Second
+	writeTimeout = 45 * time.Second
 	authTimeout  = 10 * time.Second
 )
 
@@ -45,6 +46,7 @@ func newSocketServer(c *core) *socketServer {
 		Log:          c.log,
 		PingInterval: pingInterval,
 		PingTimeout:  pingTimeout,
+		WriteTimeout: writeTimeout,
 		MaxPayload:   int(limits.Request) + packetSlack,
 		MaxBuffered:  2 * int(limits.Pending), // the outbox judges first, and says why
 		MaxConns:     limits.Connections,
