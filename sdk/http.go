@@ -1,6 +1,7 @@
 package sdk
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -73,6 +74,40 @@ func Do(ctx context.Context, req HTTPRequest) (*HTTPResponse, error) {
 	return nil, StatusError(resp.Status, resp.Header, body) // half a body is better than none
 }
 
+// refuseDocument tells what an upstream said that answers with a JSON document, not with a stream:
+// most often it is an error with a good status. Some send streams under that content type, so the
+// first character decides.
+func refuseDocument(resp *HTTPResponse) (io.Reader, error) {
+	if kind, _, _ := strings.Cut(resp.Header.Get("content-type"), ";"); strings.TrimSpace(strings.ToLower(kind)) != "application/json" {
+		return resp.Body, nil
+	}
+	head := make([]byte, 0, 512)
+	for len(head) < cap(head) {
+		n, err := resp.Body.Read(head[len(head):cap(head)])
+		head = head[:len(head)+n]
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		if text := bytes.TrimSpace(head); len(text) > 0 && text[0] != '{' && text[0] != '[' {
+			break
+		} else if len(text) > 0 {
+			rest, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+			if e := AsError(err); e != nil && e.Kind == Cancelled {
+				return nil, e
+			}
+			head = append(head, rest...)
+			if b := parseErrorBody(head); b.isError {
+				return nil, StatusError(0, resp.Header, head)
+			}
+			return nil, &Error{Kind: Internal, Fault: Upstream, Message: "upstream answered with a JSON document, not with a stream of events"}
+		}
+		if err == io.EOF {
+			break
+		}
+	}
+	return io.MultiReader(bytes.NewReader(head), resp.Body), nil
+}
+
 const maxErrorBody = 64 << 10
 
 var (
@@ -87,15 +122,21 @@ var (
 // returns nil when the body has ended: whether the dialect's last event was there is for the
 // caller to know.
 func PostSSE(ctx context.Context, req HTTPRequest, f func(Event) error) error {
-	return stream(ctx, req, "text/event-stream", func(r io.Reader) error { return ReadSSE(r, f) })
+	return stream(ctx, req, "text/event-stream", func(resp *HTTPResponse) error {
+		body, err := refuseDocument(resp)
+		if err != nil {
+			return err
+		}
+		return ReadSSE(body, f)
+	})
 }
 
 // PostLines is [PostSSE] for an answer of lines, such as JSON lines. Empty lines are left out.
 func PostLines(ctx context.Context, req HTTPRequest, f func(line []byte) error) error {
-	return stream(ctx, req, "application/x-ndjson, application/json", func(r io.Reader) error { return ReadLines(r, f) })
+	return stream(ctx, req, "application/x-ndjson, application/json", func(resp *HTTPResponse) error { return ReadLines(resp.Body, f) })
 }
 
-func stream(ctx context.Context, req HTTPRequest, accept string, read func(io.Reader) error) error {
+func stream(ctx context.Context, req HTTPRequest, accept string, read func(*HTTPResponse) error) error {
 	head := Header{"Accept": accept}
 	for k, v := range req.Header {
 		if strings.EqualFold(k, "accept") {
@@ -112,5 +153,5 @@ func stream(ctx context.Context, req HTTPRequest, accept string, read func(io.Re
 		return err
 	}
 	defer resp.Body.Close()
-	return read(resp.Body)
+	return read(resp)
 }

@@ -1,3 +1,5 @@
+//go:build !wasip1
+
 package sdk
 
 import (
@@ -8,7 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
+	neturl "net/url"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +47,36 @@ func TestPostSSE(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDocumentInsteadOfStream: some upstreams report errors with a good status.
+func TestDocumentInsteadOfStream(t *testing.T) {
+	url := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		for _, b := range []byte(r.URL.Query().Get("body")) { // in pieces
+			_, _ = w.Write([]byte{b})
+			w.(http.Flusher).Flush()
+		}
+	})
+	post := func(body string) (n int, err error) {
+		err = PostSSE(t.Context(), HTTPRequest{URL: url + "?body=" + neturl.QueryEscape(body), Body: []byte("{}")}, func(Event) error { n++; return nil })
+		return n, err
+	}
+	_, err := post("\n {\"error\":{\"type\":\"rate_limit_error\",\"message\":\"slow\"}}")
+	wantError(t, "an error", err, Limited, Upstream)
+	_, err = post(`{"type":"error","code":"server_error"}`)
+	wantError(t, "an error event", err, Unavailable, Upstream)
+	_, err = post(`{"choices":[],"error":null}`)
+	wantError(t, "an answer that isn't streamed", err, Internal, Upstream)
+	if n, err := post("data: {}\n\ndata: {}\n\n"); n != 2 || err != nil {
+		t.Errorf("a stream under the wrong name: %d events, %v", n, err)
+	}
+	if n, err := post(""); n != 0 || err != nil {
+		t.Errorf("nothing: %d events, %v", n, err)
+	}
+	if n, err := post(strings.Repeat("\n", 600) + "data: {}\n\n"); n != 1 || err != nil {
+		t.Errorf("blank lines first: %d events, %v", n, err)
 	}
 }
 
@@ -239,7 +271,7 @@ func TestGate(t *testing.T) {
 	if want := "https://api.example.com:8443/a%2Fb?q=%20x&y"; target != want || host != "api.example.com:8443" {
 		t.Errorf("the request was for %s, host %s; want %s", target, host, want)
 	}
-	if p, err := url.Parse(target); err != nil || p.Scheme != "https" {
+	if p, err := neturl.Parse(target); err != nil || p.Scheme != "https" {
 		t.Errorf("the target is %v, %v", p, err)
 	}
 	_, err = sendGate(t.Context(), transport, HTTPRequest{Method: "GET", URL: "https://a/denied"})

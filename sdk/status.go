@@ -128,6 +128,7 @@ type errorBody struct {
 	code    string   // the most precise
 	codes   []string // all of them
 	status  int      // a number that looks like one
+	isError bool     // the document says that it is one
 }
 
 const maxErrorText = 1024
@@ -151,7 +152,9 @@ func parseErrorBody(body []byte) (b errorBody) {
 		return b
 	}
 	inner := doc
-	if raw, ok := doc["error"]; ok {
+	b.isError = text(doc["type"]) == "error"
+	if raw, ok := doc["error"]; ok && string(raw) != "null" {
+		b.isError = true
 		var text string
 		if json.Unmarshal(raw, &text) == nil {
 			b.message, inner = text, nil

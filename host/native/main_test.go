@@ -48,6 +48,12 @@ func TestMain(m *testing.M) {
 		os.Exit(3)
 	case "never answers":
 		select {}
+	case "endless line":
+		for {
+			if _, err := fmt.Print(strings.Repeat("x", 1000)); err != nil {
+				os.Exit(1)
+			}
+		}
 	case "not a plugin":
 		fmt.Println("hello, world")
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -121,6 +127,12 @@ func misbehave(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 				return err
 			}
 		}
+	case "tokens":
+		for {
+			if err := emit(sdk.Text("a token of 20 bytes.")); err != nil {
+				return err
+			}
+		}
 	case "cancelled":
 		return sdk.Errorf(sdk.Cancelled, "I don't feel like it")
 	case "fetch":
@@ -139,7 +151,7 @@ func misbehave(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 }
 
 // fixture is a manifest for a program. Its memory limit leaves room for the race detector.
-func fixture(t *testing.T, name, program string) *manifest.Manifest {
+func fixture(t testing.TB, name, program string) *manifest.Manifest {
 	t.Helper()
 	b, err := os.ReadFile(program)
 	if err != nil {

@@ -108,6 +108,7 @@ func TestStartFails(t *testing.T) {
 		{"dies at start", "it is no Sluice plugin, or died at start: exit status 3; it wrote: no licence for this machine", 0},
 		{"never answers", "no answer within", time.Second},
 		{"not a plugin", "hello, world", 0},
+		{"endless line", "Unrecognized remote plugin message: xxxxx", 0},
 	} {
 		t.Run(test.mode, func(t *testing.T) {
 			before := runtime.NumGoroutine()
@@ -116,7 +117,7 @@ func TestStartFails(t *testing.T) {
 				o.StartTimeout = test.limit
 			}
 			_, err := Start(t.Context(), m, o)
-			if err == nil || !strings.Contains(err.Error(), test.want) {
+			if err == nil || !strings.Contains(err.Error(), test.want) || len(err.Error()) > tailSize+2000 {
 				t.Errorf("error is %v, want %s", err, test.want)
 			}
 			eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })

@@ -13,9 +13,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
+
+// maxHandshake bounds the line with which a plugin begins; it has about 100 bytes.
+const maxHandshake = 512
 
 // procRunner runs a process for go-plugin. What go-plugin's own runner does not do: the process
 // leads a group that is killed as a whole, the kernel kills it when the host dies, and its
@@ -66,7 +67,7 @@ func newRunner(path, dir string, env []string, lines *lines) (_ *procRunner, err
 	r.cmd = &exec.Cmd{
 		Path: path, Args: []string{path}, Dir: dir, Env: env,
 		Stdin: stdin, Stdout: stdout, Stderr: stderr,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
+		SysProcAttr: attributes(),
 	}
 	return r, nil
 }
@@ -114,17 +115,7 @@ func (r *procRunner) own(result chan<- error) {
 	}
 	result <- nil
 
-	pid := r.cmd.Process.Pid
-	for { // until it is dead, but not yet reaped: its number can't be given to another
-		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != unix.EINTR {
-			break
-		}
-	}
-	r.mu.Lock()
-	_ = syscall.Kill(-pid, syscall.SIGKILL) // its children
-	r.reaped = true
-	err = r.cmd.Wait()
-	r.mu.Unlock()
+	err = r.reap()
 	r.reason = r.cmd.ProcessState.String()
 	if r.cmd.ProcessState == nil && err != nil {
 		r.reason = err.Error()
@@ -139,19 +130,17 @@ func (r *procRunner) own(result chan<- error) {
 
 // readStdout gives go-plugin the first line, which is the handshake, and logs the rest.
 func (r *procRunner) readStdout() {
+	defer r.firstW.Close()
 	in := bufio.NewReaderSize(r.outR, maxLogLine)
-	line, err := in.ReadString('\n')
-	line = strings.TrimSpace(line[:min(len(line), maxLogLine)])
+	b, _ := in.ReadSlice('\n') // a longer line is no handshake; neither is one that breaks off
+	line := strings.TrimSpace(string(b[:min(len(b), maxHandshake)]))
 	r.mu.Lock()
 	r.first = line
 	r.mu.Unlock()
 	if line != "" {
 		_, _ = io.WriteString(r.firstW, line+"\n") // fails when go-plugin has given up already
 	}
-	if err == nil {
-		r.lines.read("stdout", in)
-	}
-	r.firstW.Close()
+	r.lines.read("stdout", in)
 }
 
 // handshake is the first line of the standard output so far.
