@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/json"
 	"errors"
-	"reflect"
 	"sync"
 	"time"
 
@@ -376,6 +375,7 @@ func (b *binding) onConnection(args ...any) {
 	if l == nil {
 		return
 	}
+	l.forgetRequest()
 	l.sockets.Lock()
 	closed := l.sockets.closed
 	l.sockets.settle()
@@ -406,10 +406,6 @@ func socketOf(args []any) (*socket.Socket, *link) {
 		}
 	}
 	return nil, nil
-}
-
-func same(a, b events.Listener) bool {
-	return a != nil && reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
 
 func has(all []events.Listener, l events.Listener) bool {

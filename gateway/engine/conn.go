@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"errors"
-	"net/http"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -31,7 +30,7 @@ type Conn struct {
 	srv     *Server
 	id      string
 	address string
-	request *http.Request // of the handshake, without body and context
+	origin  origin // the request of the handshake
 	release func()
 	done    chan struct{}
 	link    *link // the Socket.IO library's view, nil before the first packet; written by the deliverer, under mu

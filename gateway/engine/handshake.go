@@ -3,6 +3,7 @@ package engine
 import (
 	"crypto/rand"
 	"crypto/sha1"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -173,15 +174,40 @@ func (s *Server) admit(r *http.Request) (*Conn, error) {
 			return nil, err
 		}
 	}
-	c := &Conn{
-		srv: s, id: newID(), address: strings.Clone(s.opts.Address(r)), release: release, done: make(chan struct{}),
-		// What the library keeps of the handshake. The request itself would keep
-		// its connection's buffers and context alive.
-		request: &http.Request{Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-			Header: r.Header, Host: r.Host, RemoteAddr: r.RemoteAddr, RequestURI: r.RequestURI, TLS: r.TLS},
-	}
+	c := &Conn{srv: s, id: newID(), address: strings.Clone(s.opts.Address(r)), release: release, done: make(chan struct{}), origin: originOf(r)}
 	c.in.room.L = &c.in
 	return c, nil
+}
+
+// origin is what is kept of the request of a handshake. The request itself would
+// keep its connection's buffers and context alive.
+type origin struct {
+	uri, host, remote string
+	header            http.Header
+	tls               *tls.ConnectionState
+}
+
+func originOf(r *http.Request) origin {
+	header := make(http.Header, len(r.Header))
+	for name, values := range r.Header {
+		switch name {
+		case "Connection", "Upgrade", "Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Extensions":
+			// means nothing to the application
+		default:
+			header[name] = values
+		}
+	}
+	return origin{uri: r.RequestURI, host: r.Host, remote: r.RemoteAddr, header: header, tls: r.TLS}
+}
+
+// request makes a request again, without body and context.
+func (o *origin) request() *http.Request {
+	u, err := url.ParseRequestURI(o.uri)
+	if err != nil { // not from a network
+		u = &url.URL{}
+	}
+	return &http.Request{Method: http.MethodGet, URL: u, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: o.header, Host: o.host, RemoteAddr: o.remote, RequestURI: o.uri, TLS: o.tls}
 }
 
 func refuse(w http.ResponseWriter, err error) {

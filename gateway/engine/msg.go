@@ -20,22 +20,45 @@ func (m *Msg) Size() int { return len(m.frame) }
 // NewEvent encodes the Socket.IO event name with args, each a JSON value that is
 // sent as it is, for sockets in namespace ("/" or "" is the main one).
 func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
-	quoted, _ := json.Marshal(name) // a string always encodes
-	n := 2 + len(namespace) + 1 + 2 + len(quoted)
+	if namespace == "/" {
+		namespace = ""
+	}
+	quoted := len(name) + 2
+	var encoded []byte
+	if !plain(name) {
+		encoded, _ = json.Marshal(name) // a string always encodes
+		quoted = len(encoded)
+	}
+	n := 2 + quoted + 2
+	if namespace != "" {
+		n += len(namespace) + 1
+	}
 	for _, a := range args {
 		n += 1 + len(a)
 	}
-	b := make([]byte, 0, n)
-	b = append(b, '4', '2')
-	b = appendNamespace(b, namespace)
+	b := appendHeader(make([]byte, 0, n+10), opText, n)
+	head := len(b)
+	b = appendNamespace(append(b, '4', '2'), namespace)
 	b = append(b, '[')
-	b = append(b, quoted...)
-	for _, a := range args {
-		b = append(b, ',')
-		b = append(b, a...)
+	if encoded != nil {
+		b = append(b, encoded...)
+	} else {
+		b = append(append(append(b, '"'), name...), '"')
 	}
-	b = append(b, ']')
-	return newMsg(false, b)
+	for _, a := range args {
+		b = append(append(b, ','), a...)
+	}
+	return &Msg{frame: append(b, ']'), head: head}
+}
+
+// plain says that a string needs no escaping in JSON.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // NewPacket wraps an encoded Socket.IO packet, for example `2["hello"]`.

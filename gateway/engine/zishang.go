@@ -9,26 +9,25 @@ import (
 	"github.com/zishang520/engine.io-go-parser/packet"
 	"github.com/zishang520/engine.io/v2/config"
 	zishang "github.com/zishang520/engine.io/v2/engine"
-	"github.com/zishang520/engine.io/v2/events"
 	"github.com/zishang520/engine.io/v2/transports"
 	"github.com/zishang520/engine.io/v2/types"
 )
 
 // link is a Conn as the Socket.IO library sees it.
 type link struct {
-	events.EventEmitter
+	emitter
 	conn    *Conn
 	binding *binding
 	sockets namespaces
 
-	contextOnce sync.Once
-	context     *types.HttpContext
+	contextMu sync.Mutex
+	context   *types.HttpContext
 }
 
 var _ zishang.Socket = (*link)(nil)
 
 func newLink(b *binding, c *Conn) *link {
-	return &link{EventEmitter: events.New(), conn: c, binding: b}
+	return &link{conn: c, binding: b}
 }
 
 func (l *link) Id() string                      { return l.conn.id }
@@ -39,13 +38,23 @@ func (l *link) Upgraded() bool                  { return l.conn.transport().name
 func (l *link) Transport() transports.Transport { return newTransportView(l) }
 
 // Request is the request of the handshake, which has ended: it has no body, no
-// context, and nothing can be written to it.
+// context, and nothing can be written to it. The library takes what it needs of
+// it when a namespace is joined; afterwards it is made anew for whoever asks.
 func (l *link) Request() *types.HttpContext {
-	l.contextOnce.Do(func() {
-		l.context = types.NewHttpContext(noResponse{}, l.conn.request)
+	l.contextMu.Lock()
+	defer l.contextMu.Unlock()
+	if l.context == nil {
+		l.context = types.NewHttpContext(noResponse{}, l.conn.origin.request())
 		l.context.Flush() // ends its goroutine
-	})
+	}
 	return l.context
+}
+
+// forgetRequest frees the memory of the request, over a kilobyte.
+func (l *link) forgetRequest() {
+	l.contextMu.Lock()
+	defer l.contextMu.Unlock()
+	l.context = nil
 }
 
 func (l *link) ReadyState() string {
