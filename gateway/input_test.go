@@ -203,6 +203,7 @@ func TestProtocolViolations(t *testing.T) {
 	for _, packet := range []string{
 		"42", "420", `42[]`, `42[1]`, `42{"a":1}`, `42["x"`, "43", "430", "45", `451-["x"]`, "4", "49", "x", "44",
 		`42["disconnect"]`, "40", `42/other,["x",{}]`,
+		"3", "2", "2probe", "5", "6", "1", "0", "b4AAA=", "\x00",
 	} {
 		t.Run(packet, func(t *testing.T) {
 			c := connect(t, addr, "")
