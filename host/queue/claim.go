@@ -85,11 +85,10 @@ func (c *claims) have(queue string) int {
 	return len(c.known[queue])
 }
 
-// take claims up to n tasks, returns the first and keeps the others for next.
-// It returns "" when there are none.
-func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n int) (string, error) {
+// take claims up to n tasks and holds them for next. It returns how many it got.
+func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n int) (int, error) {
 	if len(args) < 2 {
-		return "", fmt.Errorf("dequeue of %s has %d arguments", l.name, len(args))
+		return 0, fmt.Errorf("dequeue of %s has %d arguments", l.name, len(args))
 	}
 	c.n.claims.Add(1)
 	l.mu.Lock()
@@ -99,25 +98,19 @@ func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n
 		if !refused(err) {
 			c.suspect(l)
 		}
-		return "", err
+		return 0, err
 	}
 	if len(got) < 2 {
-		return "", nil
+		return 0, nil
 	}
 	c.n.taken.Add(int64(len(got) / 2))
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	rest := make([]held, 0, len(got)/2-1)
 	for i := 0; i+1 < len(got); i += 2 {
 		c.learn(l.name, got[i])
-		if i > 0 {
-			rest = append(rest, held{got[i], got[i+1]})
-		}
+		c.held[l.name] = append(c.held[l.name], held{got[i], got[i+1]})
 	}
-	if len(rest) > 0 {
-		c.held[l.name] = rest
-	}
-	return got[1], nil
+	return len(got) / 2, nil
 }
 
 // returned notes the end of a handler, and when to try again if it failed.

@@ -70,21 +70,18 @@ func (g *gate) wake(queue string) {
 	}
 }
 
-// stop ends taking: from now on no dequeue reaches Redis.
+// stop ends taking: from now on asynq gets no task, and once a claim that is on
+// its way has come back, none reaches Redis.
 func (g *gate) stop() { g.once.Do(func() { close(g.stopped) }) }
 
 // take answers one dequeue of asynq. keys and args are asynq's own.
 func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *redis.Cmd {
-	select {
-	case <-g.stopped:
+	if g.isStopped() {
 		time.Sleep(time.Millisecond) // asynq is told to stop right now: don't spin until it hears
 		return nothing(ctx)
-	default:
 	}
 	if msg, ok := g.claims.next(l.name); ok {
-		cmd := redis.NewCmd(ctx)
-		cmd.SetVal(msg)
-		return cmd
+		return task(ctx, msg)
 	}
 	if g.claims.holding() {
 		return nothing(ctx) // those taken from another queue come first
@@ -103,26 +100,38 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 			return nothing(ctx)
 		}
 	}
-	msg, err := g.claims.take(ctx, l, keys, args, n)
+	got, err := g.claims.take(ctx, l, keys, args, n)
 	g.health.note(err)
-	cmd := redis.NewCmd(ctx)
 	switch {
 	case err != nil:
 		// asynq would ask again at once, and for ever.
 		g.n.errors.Add(1)
 		g.fails = min(g.fails+1, 5)
 		g.pause(5 * time.Millisecond << g.fails)
+		cmd := redis.NewCmd(ctx)
 		cmd.SetErr(err)
-	case msg == "":
+		return cmd
+	case got == 0:
 		g.fails = 0
 		l.empty, l.shut, l.emptyAt, l.again = true, false, rings, g.later()
 		g.wait()
-		cmd.SetErr(redis.Nil)
-	default:
-		g.fails, l.empty = 0, false
-		cmd.SetVal(msg)
+		return nothing(ctx)
 	}
-	return cmd
+	g.fails, l.empty = 0, false
+	if g.isStopped() {
+		return nothing(ctx) // stopped while the claim was on its way: it goes back
+	}
+	msg, _ := g.claims.next(l.name)
+	return task(ctx, msg)
+}
+
+func (g *gate) isStopped() bool {
+	select {
+	case <-g.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 // later is when to look without a ring.
@@ -215,6 +224,13 @@ func (g *gate) pause(d time.Duration) {
 	case <-t.C:
 	case <-g.stopped:
 	}
+}
+
+// task is the reply of a dequeue that found one.
+func task(ctx context.Context, msg string) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetVal(msg)
+	return cmd
 }
 
 // nothing is the reply of a dequeue that found no task.

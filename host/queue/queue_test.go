@@ -291,7 +291,8 @@ func TestTheHandlersContextIsNotAsynqs(t *testing.T) {
 	rdb := redisServer(t).client()
 	type key struct{}
 	started, release := make(chan context.Context), make(chan struct{})
-	serve(t, Options{Redis: rdb}, func(ctx context.Context, _ *asynq.Task) error {
+	later := func(int, error) time.Duration { return time.Hour }
+	serve(t, Options{Redis: rdb, RetryDelay: later}, func(ctx context.Context, _ *asynq.Task) error {
 		started <- ctx
 		<-release
 		return ctx.Err()
