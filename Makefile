@@ -39,7 +39,7 @@ test: setup lint race heavy ## set up what is needed, then lint and run every te
 .PHONY: setup
 setup: ## programs and npm packages that the tests use
 	@.ci/tools
-	@set -e; for lock in $$(find . -name package-lock.json -not -path '*/node_modules/*'); do \
+	@set -e; for lock in $$(find . -name package-lock.json -not -path '*/node_modules/*' -not -path './bench/*'); do \
 		dir=$$(dirname $$lock); \
 		if [ ! $$dir/node_modules -nt $$lock ]; then \
 			echo "npm ci in $$dir"; (cd $$dir && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); \
