@@ -69,7 +69,7 @@ func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	s := settings{pin: canPin()}
 	flags.IntVar(&s.conns, "conns", 1000, "connections")
-	rates := flags.String("rates", "5000,10000,20000", "events per second, one phase each")
+	rates := flags.String("rates", "5000,10000,20000,50000", "events per second, one phase each")
 	flags.Float64Var(&s.seconds, "seconds", 3, "length of a phase")
 	flags.IntVar(&s.broadcast, "broadcasts", 20, "broadcasts per second")
 	flags.StringVar(&s.node, "node", "bench/gateway/node", "folder of Node's server, empty to leave it out")

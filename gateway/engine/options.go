@@ -40,9 +40,11 @@ type Options struct {
 	// (0 keeps the system's, which may grow to megabytes).
 	SocketBuffer int
 
-	// MaxDelay is the batching window of a busy connection (0: 2 ms, negative:
-	// none). A connection that wrote nothing for that long writes at once; what
-	// comes sooner waits at most this long and goes out in one write.
+	// MaxDelay is the longest batching window (0: 20 ms, negative: none). A
+	// connection that wrote nothing within the window writes at once; what comes
+	// sooner waits, at most this long, and goes out in one write. While writing
+	// takes the server little time the window is 2 ms at most, so that only
+	// bursts are joined; it opens to MaxDelay when the server is busy.
 	MaxDelay time.Duration
 
 	// Origin decides whether a page of this origin may connect; it is asked only
@@ -99,7 +101,7 @@ func (o *Options) setDefaults() {
 	duration(&o.BodyTimeout, 10*time.Second)
 	duration(&o.WriteTimeout, 10*time.Second)
 	duration(&o.LingerTimeout, 2*time.Second)
-	duration(&o.MaxDelay, 2*time.Millisecond)
+	duration(&o.MaxDelay, 20*time.Millisecond)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

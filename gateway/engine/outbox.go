@@ -48,7 +48,7 @@ func (c *Conn) Send(ms ...*Msg) error {
 	case c.ws == nil:
 		c.answerPoll()
 	case c.writing || c.delayed:
-	case c.srv.busy(c.lastWrite):
+	case c.srv.inWindow(c.lastWrite):
 		c.delayed = true
 		c.mu.Unlock()
 		c.srv.delay(c)
@@ -133,7 +133,9 @@ func (c *Conn) write() {
 			return
 		}
 		b, pooled := join(batch)
+		began := c.srv.now()
 		n, err := ws.tryWrite(b)
+		c.srv.pace.wrote(began, c.srv.now(), c.srv.opts.MaxDelay)
 		c.wrote(n)
 		if err != nil {
 			c.writeFailed(err)

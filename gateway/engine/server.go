@@ -28,6 +28,7 @@ type Server struct {
 	// end), and one for each reader and blocked write.
 	alive sync.WaitGroup
 
+	pace pace
 	late struct {
 		sync.Mutex
 		conns []*Conn
@@ -53,6 +54,7 @@ func New(o Options) *Server {
 	o.setDefaults()
 	s := &Server{opts: o, start: time.Now(), seed: maphash.MakeSeed()}
 	s.late.wake = make(chan struct{}, 1)
+	s.pace.window.Store(int64(max(min(quietWindow, o.MaxDelay), 0)))
 	for i := range s.shards {
 		s.shards[i].conns = map[string]*Conn{}
 	}
@@ -218,9 +220,38 @@ func (c *Conn) beat(now int64) {
 	}
 }
 
-// busy says that a connection that wrote last at t is in its batching window.
-func (s *Server) busy(t int64) bool {
-	return t != 0 && s.opts.MaxDelay > 0 && s.now()-t < int64(s.opts.MaxDelay)
+// pace chooses the batching window from the time that writes take.
+type pace struct {
+	window atomic.Int64 // nanoseconds, 0 for none
+	spent  atomic.Int64 // in writes since the sample began
+	since  atomic.Int64 // when it began
+}
+
+const (
+	quietWindow = 2 * time.Millisecond
+	paceSample  = 20 * time.Millisecond
+	// busyShare of one processor's time in writes makes a server busy. Writing is
+	// over half of what an event costs, so it is near its limit then.
+	busyShare = 0.4
+)
+
+// wrote accounts for a write that began and ended at these times.
+func (p *pace) wrote(began, ended int64, longest time.Duration) {
+	p.spent.Add(ended - began)
+	since := p.since.Load()
+	if ended-since < int64(paceSample) || !p.since.CompareAndSwap(since, ended) {
+		return
+	}
+	window := min(quietWindow, longest)
+	if float64(p.spent.Swap(0)) > busyShare*float64(ended-since) {
+		window = longest
+	}
+	p.window.Store(int64(max(window, 0)))
+}
+
+// inWindow says that a connection that wrote last at t is to wait.
+func (s *Server) inWindow(t int64) bool {
+	return t != 0 && s.now()-t < s.pace.window.Load()
 }
 
 // delay has the flusher write for c within MaxDelay.
@@ -249,7 +280,7 @@ func (s *Server) flusher(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(s.opts.MaxDelay):
+		case <-time.After(time.Duration(s.pace.window.Load())):
 		}
 		s.late.Lock()
 		conns, s.late.conns = s.late.conns, conns[:0]

@@ -487,6 +487,32 @@ func TestRoomBurst(t *testing.T) {
 	p.expect("431[]")
 }
 
+// The window opens when writing takes much of the time, and closes again.
+func TestPace(t *testing.T) {
+	var p pace
+	at := int64(time.Second)
+	second := func(share float64) time.Duration { // of writes taking this share of the time
+		for end := at + int64(time.Second); at < end; at += int64(time.Millisecond) {
+			p.wrote(at, at+int64(share*float64(time.Millisecond)), 20*time.Millisecond)
+		}
+		return time.Duration(p.window.Load())
+	}
+	if w := second(0.1); w != quietWindow {
+		t.Errorf("quiet: %v", w)
+	}
+	if w := second(0.8); w != 20*time.Millisecond {
+		t.Errorf("busy: %v", w)
+	}
+	at += int64(time.Minute)
+	if w := second(0.01); w != quietWindow {
+		t.Errorf("quiet again: %v", w)
+	}
+	p.wrote(at, at+int64(time.Second), -1)
+	if w := p.window.Load(); w != 0 {
+		t.Errorf("no batching: %d", w)
+	}
+}
+
 // The windows of batching neither lose nor reorder, whoever sends.
 func TestBatching(t *testing.T) {
 	for _, delay := range []time.Duration{-1, time.Microsecond, 5 * time.Millisecond} {
