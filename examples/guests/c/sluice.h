@@ -1,0 +1,231 @@
+// What a Sluice guest in C needs: the host's functions, a reader for the parts
+// of a request, and writers for what comes back. Freestanding: no libc.
+//
+// An instance serves one call and is thrown away, so memory is only ever taken.
+// The ABI is documented in proto/guest, the messages in
+// proto/provider/provider.proto. Functions return 0 or more, or a negative
+// errno, which an export may return as it is.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef struct { const char *p; u32 n; } str;
+
+#define STR(literal) ((str){literal, sizeof(literal) - 1})
+#define EXPORT(name) __attribute__((export_name(#name))) int name(void)
+#define IMPORT(module, name) __attribute__((import_module(#module), import_name(#name)))
+
+IMPORT(sluice_v1, input_len) int host_input_len(void);
+IMPORT(sluice_v1, input_read) int host_input_read(void *p, u32 n);
+IMPORT(sluice_v1, output) int host_output(u32 kind, const void *p, u32 n);
+IMPORT(sluice_v1, emit) int host_emit(u32 kind, const void *p, u32 n);
+IMPORT(wasi_snapshot_preview1, poll_oneoff) int host_poll(const void *subs, void *events, u32 n, u32 *count);
+
+enum { TEXT = 1, REASONING, TOOL_CALL, REFUSAL, CITATION, IMAGE, USAGE, FINISH, PROVIDER_DATA }; // of host_emit
+enum { RESULT = 0, ERROR = 1 };                                                                  // of host_output
+enum { FAILED = 1, ECANCELED = 125 };                                                            // ECANCELED: nobody wants the answer
+
+EXPORT(sluice_abi) { return 1 << 16 | 0; }
+
+// Memory.
+
+extern u8 __heap_base; // the linker's: where nothing of ours lies any more
+
+static void *take(u32 n) {
+	static u8 *next = &__heap_base;
+	u8 *p = next;
+	next += (n + 7) & ~7u;
+	u32 have = __builtin_wasm_memory_size(0) << 16;
+	if ((u32)next > have && __builtin_wasm_memory_grow(0, ((u32)next - have + 0xffff) >> 16) == (unsigned long)-1)
+		__builtin_trap();
+	return p;
+}
+
+static int same(str a, str b) {
+	if (a.n != b.n) return 0;
+	for (u32 i = 0; i < a.n; i++)
+		if (a.p[i] != b.p[i]) return 0;
+	return 1;
+}
+
+// Reading protobuf: next gives one field after the other.
+
+typedef struct { str rest; u32 number; u64 value; str bytes; } reader; // value: of a varint field
+
+static int varint(str *s, u64 *v) {
+	*v = 0;
+	for (u32 shift = 0; s->n > 0 && shift < 64; shift += 7) {
+		u8 b = *s->p;
+		s->p++, s->n--;
+		*v |= (u64)(b & 0x7f) << shift;
+		if (b < 0x80) return 1;
+	}
+	return 0;
+}
+
+static int next(reader *r) {
+	u64 tag, n;
+	if (!varint(&r->rest, &tag)) return 0;
+	r->number = tag >> 3, r->bytes = (str){0, 0}, r->value = 0;
+	switch (tag & 7) {
+	case 0: return varint(&r->rest, &r->value);
+	case 1: n = 8; break;
+	case 2: if (!varint(&r->rest, &n)) return 0; break;
+	case 5: n = 4; break;
+	default: return 0;
+	}
+	if (n > r->rest.n) return 0;
+	r->bytes = (str){r->rest.p, n};
+	r->rest.p += n, r->rest.n -= n;
+	return 1;
+}
+
+static str input(void) {
+	int n = host_input_len();
+	char *p = take(n);
+	return (str){p, host_input_read(p, n) < 0 ? 0 : n};
+}
+
+// The request. Each function reads it anew: it is short.
+
+static str field(str message, u32 number) {
+	str found = {0, 0};
+	for (reader r = {.rest = message}; next(&r);)
+		if (r.number == number) found = r.bytes;
+	return found;
+}
+
+static u64 number(str message, u32 number) {
+	u64 found = 0;
+	for (reader r = {.rest = message}; next(&r);)
+		if (r.number == number) found = r.value;
+	return found;
+}
+
+// prompt is the text of the last message of the user.
+static str prompt(str request) {
+	str last = {0, 0};
+	for (reader r = {.rest = request}; next(&r);)
+		if (r.number == 4 && same(field(r.bytes, 1), STR("user"))) last = r.bytes;
+	char *text = take(last.n);
+	u32 n = 0;
+	for (reader r = {.rest = last}; next(&r);)
+		if (r.number == 2) {
+			str part = field(r.bytes, 1);
+			__builtin_memcpy(text + n, part.p, part.n);
+			n += part.n;
+		}
+	return (str){text, n};
+}
+
+// option is the JSON value of a provider option; empty if there is none.
+static str option(str request, str name) {
+	for (reader r = {.rest = request}; next(&r);)
+		if (r.number == 15 && same(field(r.bytes, 1), name)) return field(r.bytes, 2);
+	return (str){0, 0};
+}
+
+// member is the JSON value of a member of an object; empty if there is none.
+static str member(str object, str name) {
+	u32 depth = 0, start = 0;
+	str key = {0, 0};
+	for (u32 i = 0; i < object.n; i++) {
+		char c = object.p[i];
+		if (c == '"') {
+			u32 from = ++i;
+			for (; i < object.n && object.p[i] != '"'; i++)
+				if (object.p[i] == '\\') i++;
+			if (depth == 1 && !start) key = (str){object.p + from, i - from};
+		} else if (depth == 1 && c == ':') {
+			start = i + 1;
+		} else if (c == '{' || c == '[') {
+			depth++;
+		} else if (c == '}' || c == ']' || c == ',') {
+			if (depth == 1 && start && same(key, name)) return (str){object.p + start, i - start};
+			if (c != ',') depth--;
+			if (depth <= 1) start = 0;
+		}
+	}
+	return (str){0, 0};
+}
+
+// whole reads a JSON number that is whole and not negative; 0 says it isn't one.
+static int whole(str json, u64 *v) {
+	u32 digits = 0;
+	*v = 0;
+	for (u32 i = 0; i < json.n; i++) {
+		if (json.p[i] == ' ') continue;
+		if (json.p[i] < '0' || json.p[i] > '9' || ++digits > 9) return 0;
+		*v = *v * 10 + (json.p[i] - '0');
+	}
+	return digits > 0;
+}
+
+// Writing protobuf.
+
+typedef struct { char *p; u32 n; } message;
+
+static message new_message(u32 size) { return (message){take(size), 0}; } // size: at least what will be in it
+
+static void put_varint(message *m, u64 v) {
+	for (; v > 0x7f; v >>= 7) m->p[m->n++] = v | 0x80;
+	m->p[m->n++] = v;
+}
+
+static void put_number(message *m, u32 number, u64 v) {
+	put_varint(m, number << 3);
+	put_varint(m, v);
+}
+
+static void put_text(message *m, u32 number, str s) {
+	put_varint(m, number << 3 | 2);
+	put_varint(m, s.n);
+	__builtin_memcpy(m->p + m->n, s.p, s.n);
+	m->n += s.n;
+}
+
+// What comes back.
+
+static int emit_text(str s) { return host_emit(TEXT, s.p, s.n); }
+
+static int emit_usage(u64 in, u64 out) {
+	message m = new_message(32);
+	put_number(&m, 1, in);
+	put_number(&m, 2, out);
+	return host_emit(USAGE, m.p, m.n);
+}
+
+static int emit_finish(str reason) {
+	message m = new_message(2 * reason.n + 16);
+	put_text(&m, 1, reason);
+	put_text(&m, 2, reason);
+	return host_emit(FINISH, m.p, m.n);
+}
+
+static int describe(str name, str version) {
+	message m = new_message(name.n + version.n + 64);
+	put_text(&m, 1, name);
+	put_text(&m, 2, version);
+	put_text(&m, 3, STR("c"));
+	put_number(&m, 5, 1); // sluice_configure checks
+	return host_output(RESULT, m.p, m.n);
+}
+
+// fail ends a call: return fail(...). Kinds and faults are those of message Error.
+static int fail(str kind, str fault, str text) {
+	message m = new_message(kind.n + fault.n + text.n + 64);
+	put_text(&m, 1, kind);
+	put_text(&m, 2, fault);
+	put_text(&m, 3, text);
+	host_output(ERROR, m.p, m.n);
+	return FAILED;
+}
+
+// pause waits for so many milliseconds, or until nobody wants the answer.
+static void pause(u64 ms) {
+	u64 subscription[6] = {0, 0, 1, ms * 1000000, 0, 0}; // the monotonic clock, from now
+	u64 event[4];
+	u32 count;
+	if (ms > 0) host_poll(subscription, event, 1, &count);
+}
