@@ -9,11 +9,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Cancel ends a job for its user (or for anybody's if admin). ErrNotFound also for foreign jobs. The state
+// Cancel ends a job for its owner, Owner(tenant, user) (or for anybody if admin). ErrNotFound also for foreign jobs. The state
 // returned is the one the cancel found: running means that its host writes the receipt; queued and waiting jobs
 // are ended by Cancel itself and StateCancelled is returned; a terminal state is left as it is. Idempotent.
 // After it returns no chunk is appended any more.
-func (s *Store) Cancel(ctx context.Context, id, user string, admin bool) (State, error) {
+func (s *Store) Cancel(ctx context.Context, id, owner string, admin bool) (State, error) {
 	if err := CheckID(id); err != nil {
 		return "", err
 	}
@@ -22,7 +22,7 @@ func (s *Store) Cancel(ctx context.Context, id, user string, admin bool) (State,
 		anybody = "1"
 	}
 	found, err := cancelScript.Run(ctx, s.rdb, []string{metaKey(id)},
-		user, anybody, CancelChannel, id, s.o.TTL.Milliseconds()).Text()
+		owner, anybody, CancelChannel, id, s.o.TTL.Milliseconds()).Text()
 	if err != nil {
 		return "", fmt.Errorf("cancel job %s: %w", id, err)
 	}

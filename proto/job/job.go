@@ -67,3 +67,15 @@ type Status struct {
 	// Redis time; zero if it has not happened. Started is the beginning of the first attempt.
 	Created, Started, Ended time.Time
 }
+
+// Owner names a user for whoever compares: users of different tenants are different, even if they share a name.
+// Without a tenant it is the user. Neither may hold the separator, a control character.
+func Owner(tenant, user string) string {
+	if tenant == "" {
+		return user
+	}
+	return tenant + "\x1f" + user
+}
+
+// Owner is the job's.
+func (s Status) Owner() string { return Owner(s.Tenant, s.User) }

@@ -1,5 +1,10 @@
 package job
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
 // All Redis keys and channels of this package. The keys of one job carry the hash tag {job:<id>}, so that they
 // share a slot with each other and, hashed as a name, with the channel job:<id>.
 
@@ -18,6 +23,23 @@ func metaKey(id string) string { return "sluice:{job:" + id + "}:meta" }
 
 // logKey: stream. One entry per frame, entry id <seq>-0, field f = the frame. Expires with metaKey.
 func logKey(id string) string { return "sluice:{job:" + id + "}:log" }
+
+// startsKey: zset, job id -> Redis time of its start in ms. The starts of one user in the last minute, for Admit.
+// Expires a minute after the last one.
+func startsKey(owner string) string { return "sluice:user:{" + ownerTag(owner) + "}:starts" }
+
+// openJobsKey: zset, job id -> Redis time of its start in ms. The jobs of one user that had not ended when somebody
+// looked last, for Admit. Expires Options.TTL after the last start.
+func openJobsKey(owner string) string { return "sluice:user:{" + ownerTag(owner) + "}:jobs" }
+
+// ownerTag stands for an owner in keys: users have names of any characters.
+func ownerTag(owner string) string {
+	sum := sha256.Sum256([]byte(owner))
+	return hex.EncodeToString(sum[:12])
+}
+
+// pendingKey: list, asynq's own. The ids of the tasks that wait for a host; the next one is at the right end.
+func pendingKey(queue string) string { return "asynq:{" + queue + "}:pending" }
 
 // hostJobsKey: set of task ids. The attempts a host runs, for whoever reclaims it. Entries are deleted when
 // the attempt ends; the key expires Options.TTL after the last Begin.
@@ -44,8 +66,8 @@ const (
 // Channel carries every frame of one job as it is appended.
 func Channel(id string) string { return jobChannelPrefix + id }
 
-// UserChannel carries the job:started frames of one user to all gateways.
-func UserChannel(user string) string { return userChannelPrefix + user }
+// UserChannel carries the job:started frames of one user to all gateways; owner is Owner(tenant, user).
+func UserChannel(owner string) string { return userChannelPrefix + owner }
 
 // ShardWakeChannel is the wake channel of one asynq queue on Cluster, published with SPUBLISH: its hash tag is
 // the one of the queue's keys, so it can't overtake the enqueue in the same pipeline.

@@ -29,6 +29,8 @@ var (
 	beatLua string
 	//go:embed withdraw.lua
 	withdrawLua string
+	//go:embed admit.lua
+	admitLua string
 
 	createScript   = redis.NewScript(createLua)
 	beginScript    = redis.NewScript(beginLua)
@@ -40,4 +42,5 @@ var (
 	reclaimScript  = redis.NewScript(reclaimLua)
 	beatScript     = redis.NewScript(beatLua)
 	withdrawScript = redis.NewScript(withdrawLua)
+	admitScript    = redis.NewScript(admitLua)
 )

@@ -52,7 +52,7 @@ func NewStore(rdb redis.UniversalClient, o Options) *Store {
 }
 
 // Create accepts a job: it writes the record and makes it known to the owner's tabs (job:started on
-// UserChannel). Idempotent per (id, user): again, it returns the record as it is and created = false, and the
+// UserChannel). Idempotent per (id, tenant, user): again, it returns the record as it is and created = false, and the
 // caller enqueues Ticket{id, Attempt+1} again if the state is queued. ErrExists if the id is another user's,
 // ErrTooLarge over Options.MaxRequest, *IDError for a bad id.
 func (s *Store) Create(ctx context.Context, j Job) (st Status, created bool, err error) {
@@ -75,7 +75,7 @@ func (s *Store) Create(ctx context.Context, j Job) (st Status, created bool, err
 		return Status{}, false, err
 	}
 	r, err := createScript.Run(ctx, s.rdb, []string{metaKey(j.ID)},
-		j.User, j.Tenant, req, j.Policy, j.Priority, s.o.TTL.Milliseconds(), UserChannel(j.User), frame).Slice()
+		j.User, j.Tenant, req, j.Policy, j.Priority, s.o.TTL.Milliseconds(), UserChannel(Owner(j.Tenant, j.User)), frame).Slice()
 	if err != nil {
 		return Status{}, false, fmt.Errorf("create job %s: %w", j.ID, err)
 	}
@@ -94,7 +94,7 @@ func (s *Store) Create(ctx context.Context, j Job) (st Status, created bool, err
 // statusFields are read in this order by parseStatus.
 var statusFields = []string{"user", "tenant", "state", "attempt", "seq", "model", "host", "crashes", "cancel", "created", "started", "ended"}
 
-// Status returns a job's record, ErrNotFound if there is none. It doesn't check who asks: compare User.
+// Status returns a job's record, ErrNotFound if there is none. It doesn't check who asks: compare Owner.
 func (s *Store) Status(ctx context.Context, id string) (Status, error) {
 	if err := CheckID(id); err != nil {
 		return Status{}, err

@@ -130,24 +130,24 @@ func (t *Tail) Watch(id string, after int64, deliver func([]Frame)) (stop func()
 
 type userWatch struct{ deliver func(Frame) }
 
-// WatchUser delivers what is published for a user: job:started frames, as long as it is connected (nothing is
+// WatchUser delivers what is published for an owner, Owner(tenant, user): job:started frames, as long as it is connected (nothing is
 // kept for later). Same rules for deliver as Watch.
-func (t *Tail) WatchUser(user string, deliver func(Frame)) (stop func()) {
+func (t *Tail) WatchUser(owner string, deliver func(Frame)) (stop func()) {
 	w := &userWatch{deliver}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.users[user]) == 0 {
-		t.l.add(UserChannel(user))
+	if len(t.users[owner]) == 0 {
+		t.l.add(UserChannel(owner))
 	}
-	t.users[user] = append(t.users[user][:len(t.users[user]):len(t.users[user])], w)
+	t.users[owner] = append(t.users[owner][:len(t.users[owner]):len(t.users[owner])], w)
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if left := without(t.users[user], w); len(left) > 0 {
-			t.users[user] = left
-		} else if _, there := t.users[user]; there {
-			delete(t.users, user)
-			t.l.remove(UserChannel(user))
+		if left := without(t.users[owner], w); len(left) > 0 {
+			t.users[owner] = left
+		} else if _, there := t.users[owner]; there {
+			delete(t.users, owner)
+			t.l.remove(UserChannel(owner))
 		}
 	}
 }
