@@ -32,6 +32,7 @@ type language struct {
 }
 
 var languages = []*language{
+	{name: "rust", tools: []string{"make", "/usr/bin/rustc", "/usr/lib/rustlib/wasm32-unknown-unknown", "wasm-ld-14"}, get: "apt-get install rustc libstd-rust-dev-wasm32 lld-14 make"},
 	{name: "c", tools: []string{"make", "clang", "wasm-ld"}, get: "apt-get install clang lld make"},
 }
 
@@ -39,7 +40,11 @@ var languages = []*language{
 func (l *language) build(tb testing.TB) string {
 	tb.Helper()
 	for _, tool := range l.tools {
-		if _, err := exec.LookPath(tool); err != nil {
+		_, err := exec.LookPath(tool)
+		if filepath.IsAbs(tool) {
+			_, err = os.Stat(tool)
+		}
+		if err != nil {
 			if os.Getenv("SLUICE_REQUIRE") != "" {
 				tb.Fatalf("%s is missing: %s", tool, l.get)
 			}

@@ -1,0 +1,293 @@
+//! What a Sluice guest in Rust needs, with nothing but the standard library: the
+//! host's functions, a reader for the parts of a request, and writers for what
+//! comes back.
+//!
+//! An instance serves one call and is thrown away. The ABI is documented in
+//! proto/guest, the messages in proto/provider/provider.proto.
+#![allow(dead_code)]
+
+use std::panic;
+
+mod host {
+    #[link(wasm_import_module = "sluice_v1")]
+    extern "C" {
+        pub fn input_len() -> i32;
+        pub fn input_read(p: *mut u8, n: usize) -> i32;
+        pub fn output(kind: u32, p: *const u8, n: usize) -> i32;
+        pub fn emit(kind: u32, p: *const u8, n: usize) -> i32;
+        pub fn log(level: u32, p: *const u8, n: usize) -> i32;
+    }
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    extern "C" {
+        pub fn poll_oneoff(subs: *const u64, events: *mut u64, n: u32, count: *mut u32) -> i32;
+    }
+}
+
+const ECANCELED: i32 = -125;
+const TEXT: u32 = 1;
+const USAGE: u32 = 7;
+const FINISH: u32 = 8;
+
+/// Why a call ends early; `?` passes it on.
+pub enum Stop {
+    /// Nobody wants the answer any more.
+    Unwanted,
+    /// Kind and fault are those of message Error.
+    Failed { kind: &'static str, fault: &'static str, message: String },
+}
+
+pub type Result<T = ()> = std::result::Result<T, Stop>;
+
+/// The caller asked for something that makes no sense.
+pub fn invalid<T>(message: &str) -> Result<T> {
+    Err(Stop::Failed { kind: "invalid", fault: "caller", message: message.into() })
+}
+
+/// Exports a plugin: `plugin!("name", "1.0.0", configure, generate);` where
+/// `configure` is a `fn(&str) -> Result`, given the settings as a JSON object,
+/// and `generate` a `fn(&Request) -> Result`.
+macro_rules! plugin {
+    ($name:expr, $version:expr, $configure:expr, $generate:expr) => {
+        #[no_mangle]
+        pub extern "C" fn sluice_abi() -> i32 {
+            1 << 16
+        }
+        #[no_mangle]
+        pub extern "C" fn sluice_describe() -> i32 {
+            sluice::describe($name, $version)
+        }
+        #[no_mangle]
+        pub extern "C" fn sluice_configure() -> i32 {
+            sluice::run(|| $configure(&sluice::settings()))
+        }
+        #[no_mangle]
+        pub extern "C" fn sluice_generate() -> i32 {
+            sluice::run(|| $generate(&sluice::Request::read()))
+        }
+    };
+}
+
+pub fn describe(name: &str, version: &str) -> i32 {
+    let mut m = Vec::new();
+    put_text(&mut m, 1, name);
+    put_text(&mut m, 2, version);
+    put_text(&mut m, 3, "rust");
+    put_number(&mut m, 5, 1); // configure checks
+    unsafe { host::output(0, m.as_ptr(), m.len()) }
+}
+
+/// Runs an export and tells the host how it ended.
+pub fn run(f: impl FnOnce() -> Result) -> i32 {
+    // A panic ends in a trap, which has no text of its own.
+    panic::set_hook(Box::new(|p| {
+        let text = p.to_string();
+        unsafe { host::log(3, text.as_ptr(), text.len()) };
+    }));
+    match f() {
+        Ok(()) => 0,
+        Err(Stop::Unwanted) => ECANCELED,
+        Err(Stop::Failed { kind, fault, message }) => {
+            let mut m = Vec::new();
+            put_text(&mut m, 1, kind);
+            put_text(&mut m, 2, fault);
+            put_text(&mut m, 3, &message);
+            unsafe { host::output(1, m.as_ptr(), m.len()) };
+            1
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Request {
+    /// The text of the last message of the user.
+    pub prompt: String,
+    /// 0: no limit.
+    pub max_tokens: u64,
+    /// A JSON object.
+    pub settings: String,
+    /// JSON values by name.
+    pub options: Vec<(String, String)>,
+}
+
+impl Request {
+    pub fn read() -> Request {
+        let input = input();
+        let mut r = Request::default();
+        each(&input, |number, value, bytes| match number {
+            4 if field(bytes, 1) == b"user" => {
+                r.prompt.clear();
+                each(bytes, |number, _, part| {
+                    if number == 2 {
+                        r.prompt += &String::from_utf8_lossy(field(part, 1));
+                    }
+                });
+            }
+            10 => r.max_tokens = value,
+            14 => r.settings = text(bytes),
+            15 => r.options.push((text(field(bytes, 1)), text(field(bytes, 2)))),
+            _ => {}
+        });
+        r
+    }
+
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.iter().find(|o| o.0 == name).map(|o| o.1.as_str())
+    }
+}
+
+/// The settings that a configure call is about.
+pub fn settings() -> String {
+    text(field(&input(), 1))
+}
+
+/// The JSON value of a member of a JSON object.
+pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let (mut depth, mut key, mut start) = (0, "", 0);
+    let bytes = object.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => {
+                let from = i + 1;
+                i = from;
+                while i < bytes.len() && bytes[i] != b'"' {
+                    i += if bytes[i] == b'\\' { 2 } else { 1 };
+                }
+                if depth == 1 && start == 0 {
+                    key = object.get(from..i).unwrap_or("");
+                }
+            }
+            b':' if depth == 1 => start = i + 1,
+            b'{' | b'[' => depth += 1,
+            c @ (b'}' | b']' | b',') => {
+                if depth == 1 && start > 0 && key == name {
+                    return Some(object[start..i].trim());
+                }
+                if c != b',' {
+                    depth -= 1;
+                }
+                if depth <= 1 {
+                    start = 0;
+                }
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+    None
+}
+
+/// A part of the answer.
+pub fn emit_text(s: &str) -> Result {
+    sent(unsafe { host::emit(TEXT, s.as_ptr(), s.len()) })
+}
+
+pub fn emit_usage(input: u64, output: u64) -> Result {
+    let mut m = Vec::new();
+    put_number(&mut m, 1, input);
+    put_number(&mut m, 2, output);
+    sent(unsafe { host::emit(USAGE, m.as_ptr(), m.len()) })
+}
+
+/// The answer is whole.
+pub fn emit_finish(reason: &str) -> Result {
+    let mut m = Vec::new();
+    put_text(&mut m, 1, reason);
+    put_text(&mut m, 2, reason);
+    sent(unsafe { host::emit(FINISH, m.as_ptr(), m.len()) })
+}
+
+fn sent(code: i32) -> Result {
+    match code {
+        0.. => Ok(()),
+        ECANCELED => Err(Stop::Unwanted),
+        _ => Err(Stop::Failed { kind: "internal", fault: "plugin", message: format!("emit: errno {}", -code) }),
+    }
+}
+
+/// Waits for so many milliseconds, or until nobody wants the answer.
+pub fn pause(ms: u64) {
+    let subscription = [0, 0, 1, ms * 1_000_000, 0, 0]; // the monotonic clock, from now
+    let (mut event, mut count) = ([0; 4], 0);
+    if ms > 0 {
+        unsafe { host::poll_oneoff(subscription.as_ptr(), event.as_mut_ptr(), 1, &mut count) };
+    }
+}
+
+fn input() -> Vec<u8> {
+    let mut b = vec![0; unsafe { host::input_len() } as usize];
+    unsafe { host::input_read(b.as_mut_ptr(), b.len()) };
+    b
+}
+
+fn text(b: &[u8]) -> String {
+    String::from_utf8_lossy(b).into_owned()
+}
+
+// Protobuf: https://protobuf.dev/programming-guides/encoding/
+
+/// Calls f with the number, and the value or the bytes, of each field.
+fn each<'a>(mut b: &'a [u8], mut f: impl FnMut(u64, u64, &'a [u8])) {
+    fn varint(b: &mut &[u8]) -> Option<u64> {
+        let mut v = 0;
+        for shift in (0..64).step_by(7) {
+            let (&first, rest) = b.split_first()?;
+            *b = rest;
+            v |= u64::from(first & 0x7f) << shift;
+            if first < 0x80 {
+                return Some(v);
+            }
+        }
+        None
+    }
+    while let Some(tag) = varint(&mut b) {
+        let n = match tag & 7 {
+            0 => match varint(&mut b) {
+                Some(v) => {
+                    f(tag >> 3, v, &[]);
+                    continue;
+                }
+                None => return,
+            },
+            1 => 8,
+            2 => varint(&mut b).unwrap_or(u64::MAX),
+            5 => 4,
+            _ => return,
+        };
+        if n > b.len() as u64 {
+            return;
+        }
+        let (bytes, rest) = b.split_at(n as usize);
+        b = rest;
+        f(tag >> 3, 0, bytes);
+    }
+}
+
+fn field(b: &[u8], number: u64) -> &[u8] {
+    let mut found: &[u8] = &[];
+    each(b, |n, _, bytes| {
+        if n == number {
+            found = bytes;
+        }
+    });
+    found
+}
+
+fn put_varint(m: &mut Vec<u8>, mut v: u64) {
+    while v > 0x7f {
+        m.push(v as u8 | 0x80);
+        v >>= 7;
+    }
+    m.push(v as u8);
+}
+
+fn put_number(m: &mut Vec<u8>, number: u64, v: u64) {
+    put_varint(m, number << 3);
+    put_varint(m, v);
+}
+
+fn put_text(m: &mut Vec<u8>, number: u64, s: &str) {
+    put_varint(m, number << 3 | 2);
+    put_varint(m, s.len() as u64);
+    m.extend_from_slice(s.as_bytes());
+}
