@@ -97,6 +97,103 @@ func TestHostileCodeIsStopped(t *testing.T) {
 	}
 }
 
+// rawGuest is a guest of one function that does everything, and the exports the
+// ABI wants.
+func rawGuest(body string) []byte {
+	section := func(id byte, b string) string { return string(id) + leb(len(b)) + b }
+	exports, count := "", 0
+	add := func(name string, kind, index byte) {
+		exports += leb(len(name)) + name + string([]byte{kind, index})
+		count++
+	}
+	add("memory", 2, 0)
+	add(guest.ExportABI, 0, 0)
+	for _, name := range []string{guest.ExportDescribe, guest.ExportConfigure} {
+		add(name, 0, 1)
+	}
+	add(guest.ExportGenerate, 0, 2)
+	funcs := []string{"\x00\x41\x80\x80\x04\x0b", "\x00\x41\x00\x0b", body}
+	code := leb(len(funcs))
+	for _, f := range funcs {
+		code += leb(len(f)) + f
+	}
+	return []byte("\x00asm\x01\x00\x00\x00" + section(1, "\x01\x60\x00\x01\x7f") + section(3, "\x03\x00\x00\x00") +
+		section(5, "\x01\x00\x01") + section(7, leb(count)+exports) + section(10, code))
+}
+
+func leb(n int) string {
+	var b []byte
+	for ; n >= 0x80; n >>= 7 {
+		b = append(b, byte(n)|0x80)
+	}
+	return string(append(b, byte(n)))
+}
+
+// Loops whose body is as large as a function may be, in a straight line and in
+// blocks that are all jumped out of or none.
+func TestGiantLoopsAreStopped(t *testing.T) {
+	// Small enough to be compiled in a moment, which TestCompileBombs is about.
+	for name, part := range map[string]string{
+		"straight": "\x20\x00\x41\x01\x6a\x21\x00",                     // local 0 += 1
+		"divide":   "\x20\x00\x41\x07\x6e\x21\x00",                     // local 0 /= 7
+		"blocks":   "\x02\x40\x20\x00\x41\x01\x6a\x22\x00\x0d\x00\x0b", // block; br_if out; end
+		"memory":   "\x41\x00\x28\x02\x00\x1a",                         // load; drop
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := (1<<20 - 100) / len(part)
+			if name == "blocks" {
+				n = 4000
+			}
+			body := "\x01\x01\x7f" + "\x03\x40" + strings.Repeat(part, n) + "\x0c\x00\x0b\x41\x00\x0b"
+			p, _ := load(t, installed(t, rawGuest(body), "memory: 1MiB, cpu: 24h"))
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			_, err := collect(ctx, p, ask("a", ""))
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+		})
+	}
+	m := installed(t, rawGuest("\x00"+strings.Repeat("\x01", 1<<20)+"\x41\x00\x0b"), "memory: 1MiB")
+	log, _ := newLog(t)
+	rt, err := NewRuntime(t.Context(), Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close(context.Background())
+	if _, err := rt.Load(t.Context(), m, nil); err == nil || !strings.Contains(err.Error(), "function of more than") {
+		t.Errorf("a function over the limit: %v", err)
+	}
+}
+
+// Small modules that would keep the compiler busy for minutes, and its memory
+// full, are given up.
+func TestCompileBombs(t *testing.T) {
+	const n = 3000
+	use := ""
+	for i := range n {
+		use += "\x20" + leb(i) + "\x41\x01\x6a\x21" + leb(i)
+	}
+	bomb := rawGuest("\x01" + leb(n) + "\x7f" + strings.Repeat("\x03\x40", n) + use + strings.Repeat("\x41\x01\x0d\x00\x0b", n) + "\x41\x00\x0b")
+	m := installed(t, bomb, "memory: 1MiB")
+	log, _ := newLog(t)
+	rt, err := NewRuntime(t.Context(), Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rt.Close(context.Background())
+	rt.installCPU = time.Second
+	if _, err := rt.Load(t.Context(), m, nil); err == nil || !strings.Contains(err.Error(), "takes more than 1s of processor time") {
+		t.Errorf("%v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	rt.installCPU = time.Hour
+	if _, err := rt.Load(ctx, m, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with a deadline: %v", err)
+	}
+}
+
 // Without a deadline, what a guest may use up ends it.
 func TestHostileCodeRunsOut(t *testing.T) {
 	p, log := load(t, installed(t, attackModule(t), "memory: 64MiB, output: 1MiB, cpu: 50ms"))

@@ -80,6 +80,13 @@ type plainLog struct {
 	dropped atomic.Int64
 }
 
+// logMessage is the fixed message of a guest's lines.
+const logMessage = "plugin log"
+
+func newPlainLog(log *slog.Logger) *plainLog {
+	return &plainLog{log: log, limit: rate.NewLimiter(50, 200)}
+}
+
 func (l *plainLog) line(level slog.Level, text string) {
 	if !l.limit.Allow() {
 		l.dropped.Add(1)
@@ -88,5 +95,5 @@ func (l *plainLog) line(level slog.Level, text string) {
 	if n := l.dropped.Swap(0); n > 0 {
 		l.log.Warn("plugin log lines dropped", "lines", n)
 	}
-	l.log.Log(context.Background(), level, "plugin log", "text", text)
+	l.log.Log(context.Background(), level, logMessage, "text", text)
 }

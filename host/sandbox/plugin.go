@@ -15,7 +15,6 @@ import (
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/sys"
-	"golang.org/x/time/rate"
 )
 
 // Plugin is a loaded guest. It is safe for concurrent use.
@@ -44,7 +43,7 @@ type Plugin struct {
 var errClosed = &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Host, Message: "the plugin has been closed"}
 
 func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.Gate, bin []byte) (_ *Plugin, err error) {
-	log := &plainLog{log: rt.log.With("provider", m.Name), limit: rate.NewLimiter(50, 200)}
+	log := newPlainLog(rt.log.With("provider", m.Name))
 	pre, err := rt.prepare(ctx, m, log, bin)
 	if err != nil {
 		return nil, err
@@ -52,9 +51,7 @@ func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.
 	stop, cut := context.WithCancel(context.WithoutCancel(ctx))
 	p := &Plugin{
 		m: m, gate: gate, log: log, stop: stop, cut: cut,
-		// The guest's own code returns to the host on schedule, so the
-		// runtime need not look after that.
-		runtime: wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithCompilationCache(rt.cache)),
+		runtime: wazero.NewRuntimeWithConfig(ctx, runtimeConfig(rt.cache)),
 	}
 	defer func() {
 		if err != nil {
@@ -209,7 +206,10 @@ func (p *Plugin) Close(ctx context.Context) error {
 	p.cut()
 	var err error
 	p.freed.Do(func() {
-		err = p.runtime.Close(context.WithoutCancel(ctx))
+		if p.compiled != nil {
+			err = p.compiled.Close(context.WithoutCancel(ctx)) // the cache that plugins share would keep the code
+		}
+		err = errors.Join(err, p.runtime.Close(context.WithoutCancel(ctx)))
 		if p.image != nil {
 			err = errors.Join(err, p.image.close())
 		}

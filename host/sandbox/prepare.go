@@ -27,7 +27,7 @@ const quantum = 100_000
 const fuelPerSecond = 1_500_000_000
 
 // maxArtifact bounds a guest, in bytes.
-const maxArtifact = 64 << 20
+const maxArtifact = 32 << 20
 
 // prepared is a guest as it was installed: rewritten, and frozen after its
 // initialisation if that can be.
@@ -48,34 +48,26 @@ func (rt *Runtime) prepare(ctx context.Context, m *manifest.Manifest, log *plain
 		return nil, fmt.Errorf("is larger than %d MiB", maxArtifact>>20)
 	}
 	file := rt.imageFile(m, bin)
-	if file != "" {
-		pre, err := readPrepared(file)
-		if err == nil {
-			return pre, nil
-		}
-		if !errors.Is(err, errNoImage) {
-			rt.log.Warn("installed guest unusable, installing it again", "provider", m.Name, "error", err)
-		}
+	pre, err := readPrepared(file)
+	if err == nil {
+		return pre, nil
+	}
+	if !errors.Is(err, errNoImage) {
+		rt.log.Warn("installed guest unusable, installing it again", "provider", m.Name, "error", err)
 	}
 	start := time.Now()
-	pre, err := install(ctx, m, log, bin)
-	if err != nil {
+	if err := rt.runInstaller(ctx, m, log, bin, file); err != nil {
+		return nil, err
+	}
+	if pre, err = readPrepared(file); err != nil {
 		return nil, err
 	}
 	rt.log.Info("guest installed", "provider", m.Name, "frozen", pre.frozen(), "bytes", len(pre.code), "memory", len(pre.memory), "took", time.Since(start))
-	if file != "" {
-		if err := writePrepared(file, pre); err != nil {
-			rt.log.Warn("guest not cached", "provider", m.Name, "error", err)
-		}
-	}
 	return pre, nil
 }
 
 // imageFile is where a guest is kept, by everything that went into it.
 func (rt *Runtime) imageFile(m *manifest.Manifest, bin []byte) string {
-	if rt.dir == "" {
-		return ""
-	}
 	h := sha256.New()
 	fmt.Fprintf(h, "rewrite %d abi %d quantum %d pages %d image %d\n", rewrite.Version, guest.Version, quantum, memoryPages(m), imageVersion)
 	h.Write(bin)

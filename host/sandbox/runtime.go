@@ -6,6 +6,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,28 +23,36 @@ const loadTimeout = 20 * time.Second
 
 // Options configure a Runtime. Log is required.
 type Options struct {
-	// CacheDir keeps compiled guests between runs. It holds machine code, so
-	// it is made readable and writable to this user only. Empty compiles anew.
+	// CacheDir keeps installed guests between runs. It holds machine code, so
+	// what is in it is readable and writable by this user only. Empty keeps
+	// them in a temporary directory until the Runtime is closed.
 	CacheDir string
 	Log      *slog.Logger
 }
 
-// Runtime compiles and holds guests. It is safe for concurrent use.
+// Runtime installs and holds guests. It is safe for concurrent use.
 type Runtime struct {
-	cache wazero.CompilationCache
-	dir   string
-	log   *slog.Logger
+	cache      wazero.CompilationCache
+	dir        string
+	temporary  bool
+	installCPU time.Duration
+	log        *slog.Logger
 }
 
 // NewRuntime opens the cache.
 func NewRuntime(_ context.Context, o Options) (*Runtime, error) {
-	rt := &Runtime{log: o.Log, dir: o.CacheDir}
-	if o.CacheDir == "" {
-		rt.cache = wazero.NewCompilationCache()
-		return rt, nil
+	rt := &Runtime{log: o.Log, dir: o.CacheDir, installCPU: installCPU}
+	var err error
+	if rt.temporary = o.CacheDir == ""; rt.temporary {
+		rt.dir, err = os.MkdirTemp("", "sluice-sandbox-*")
+	} else {
+		rt.dir, err = filepath.Abs(o.CacheDir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open sandbox cache: %w", err)
 	}
 	for _, name := range []string{"images", "code"} {
-		dir := filepath.Join(o.CacheDir, name)
+		dir := filepath.Join(rt.dir, name)
 		if err := private(dir); err != nil {
 			return nil, fmt.Errorf("open sandbox cache: %w", err)
 		}
@@ -51,12 +60,17 @@ func NewRuntime(_ context.Context, o Options) (*Runtime, error) {
 			return nil, fmt.Errorf("prune sandbox cache: %w", err)
 		}
 	}
-	cache, err := wazero.NewCompilationCacheWithDir(filepath.Join(o.CacheDir, "code"))
-	if err != nil {
+	if rt.cache, err = wazero.NewCompilationCacheWithDir(filepath.Join(rt.dir, "code")); err != nil {
 		return nil, fmt.Errorf("open sandbox cache: %w", err)
 	}
-	rt.cache = cache
 	return rt, nil
+}
+
+// runtimeConfig is the engine's. The guest's own code returns to the host on
+// schedule, so the engine need not look after that. Installer and host must
+// agree, or the host compiles again.
+func runtimeConfig(cache wazero.CompilationCache) wazero.RuntimeConfig {
+	return wazero.NewRuntimeConfigCompiler().WithCompilationCache(cache)
 }
 
 // private makes a directory that only this user can get at.
@@ -68,7 +82,13 @@ func private(dir string) error {
 }
 
 // Close frees the compiled code. Close the plugins first.
-func (rt *Runtime) Close(ctx context.Context) error { return rt.cache.Close(ctx) }
+func (rt *Runtime) Close(ctx context.Context) error {
+	err := rt.cache.Close(ctx)
+	if rt.temporary {
+		err = errors.Join(err, os.RemoveAll(rt.dir))
+	}
+	return err
+}
 
 // Load prepares a guest: checks its digest, its imports and exports and its
 // ABI, compiles it, and asks it for its description and whether it can use the

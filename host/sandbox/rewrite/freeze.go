@@ -63,16 +63,22 @@ func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
 	return nil
 }
 
-// Probes are the names that Probe gave to the globals of a module.
-func Probes(bin []byte) ([]string, error) {
-	m, err := Parse(bin)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range m.exports {
-		if e.kind == kindGlobal && strings.HasPrefix(e.name, probePrefix) {
-			names = append(names, e.name)
+// Probes are the names that Probe gave to the globals of an encoded module.
+func Probes(bin []byte) (names []string, err error) {
+	defer catch(&err)
+	r := &reader{b: bin, p: len(magic)}
+	for r.more() {
+		id := r.u8()
+		sec := &reader{b: r.bytes(int(r.u32()))}
+		if id != secExport {
+			continue
+		}
+		for n := sec.count(); n > 0; n-- {
+			name := sec.name()
+			if kind := sec.u8(); kind == kindGlobal && strings.HasPrefix(name, probePrefix) {
+				names = append(names, name)
+			}
+			sec.u32()
 		}
 	}
 	return names, nil
