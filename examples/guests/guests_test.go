@@ -33,6 +33,7 @@ type language struct {
 
 var languages = []*language{
 	{name: "rust", tools: []string{"make", "/usr/bin/rustc", "/usr/lib/rustlib/wasm32-unknown-unknown", "wasm-ld-14"}, get: "apt-get install rustc libstd-rust-dev-wasm32 lld-14 make"},
+	{name: "assemblyscript", tools: []string{"make", "node", "node_modules/.bin/asc"}, get: "npm ci in examples/guests"},
 	{name: "c", tools: []string{"make", "clang", "wasm-ld"}, get: "apt-get install clang lld make"},
 }
 
@@ -41,7 +42,7 @@ func (l *language) build(tb testing.TB) string {
 	tb.Helper()
 	for _, tool := range l.tools {
 		_, err := exec.LookPath(tool)
-		if filepath.IsAbs(tool) {
+		if strings.Contains(tool, "/") {
 			_, err = os.Stat(tool)
 		}
 		if err != nil {
