@@ -65,6 +65,7 @@ type Gateway struct {
 	DefaultModel string        `koanf:"default_model" help:"model of a job that names none"`
 	Legacy       bool          `koanf:"legacy" help:"forward what older workers publish without seq"`
 	Grace        time.Duration `koanf:"grace" help:"time that open connections get to end at shutdown"`
+	Proxies      []string      `koanf:"proxies" help:"addresses or networks of reverse proxies whose X-Forwarded-For is believed"`
 	Limits       GatewayLimits `koanf:"limits"`
 	Auth         Auth          `koanf:"auth"`
 }
@@ -76,13 +77,19 @@ type GatewayLimits struct {
 	Watched     int  `koanf:"watched" help:"jobs one socket can watch at the same time"`
 	Connections int  `koanf:"connections" help:"sockets at the same time; 0 is no limit"`
 	Pending     Size `koanf:"pending" help:"frames waiting for one slow client; over it the client is cut off, and resumes"`
+
+	ConnectionsPerAddress int `koanf:"connections_per_address" help:"sockets of one address at one gateway, loopback not counted; 0 is no limit"`
+	ConnectionsPerUser    int `koanf:"connections_per_user" help:"sockets of one user at one gateway, where users sign in; 0 is no limit"`
+	StartsPerMinute       int `koanf:"starts_per_minute" help:"jobs one user can start in a minute; 0 is no limit"`
+	JobsPerUser           int `koanf:"jobs_per_user" help:"jobs of one user that have not ended; 0 is no limit"`
 }
 
 // Auth says who may connect.
 type Auth struct {
-	Mode           string `koanf:"mode" help:"none (everybody is the user anonymous), hs256 or jwt (RS256, ES256, EdDSA by a JWKS)"`
+	Mode           string `koanf:"mode" help:"none (everybody is the user anonymous), keys (API keys), hs256 or jwt (RS256, ES256, EdDSA by a JWKS)"`
 	Secret         Secret `koanf:"secret" help:"shared key of hs256, at least 32 bytes"`
 	JWKSURL        string `koanf:"jwks_url" help:"where jwt finds its public keys"`
+	KeysFile       string `koanf:"keys_file" help:"file of API keys, each by its SHA-256; instead of tokens with keys, else beside them"`
 	Issuer         string `koanf:"issuer" help:"required iss claim; empty accepts any"`
 	Audience       string `koanf:"audience" help:"required aud claim; empty accepts any"`
 	InsecurePublic bool   `koanf:"insecure_public" help:"listen beyond loopback with mode none"`
@@ -168,7 +175,10 @@ func Default() Config {
 				Query:   32 * KiB,
 				Request: 4 * MiB,
 				Watched: 256,
-				Pending: 8 * MiB,
+				Pending: 2 * MiB,
+
+				ConnectionsPerAddress: 1000,
+				ConnectionsPerUser:    100,
 			},
 			Auth: Auth{Mode: "none"},
 		},

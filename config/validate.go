@@ -64,7 +64,7 @@ func (k check) gateway(g *Gateway) {
 		k.report("gateway.addr", g.Addr, "is not host:port; write something like 127.0.0.1:3210")
 	} else if g.Auth.Mode == "none" && !g.Auth.InsecurePublic && !isLoopback(host) {
 		k.report("gateway.addr", g.Addr, "is open to the network while gateway.auth.mode is none: everybody could use and read everything; "+
-			"set gateway.auth.mode to hs256 or jwt, or listen on 127.0.0.1, or say gateway.auth.insecure_public: true")
+			"set gateway.auth.mode to keys, hs256 or jwt, or listen on 127.0.0.1, or say gateway.auth.insecure_public: true")
 	}
 	if !strings.HasPrefix(g.Path, "/") || len(strings.Trim(g.Path, "/")) == 0 || strings.ContainsAny(g.Path, "?# \t") {
 		k.report("gateway.path", g.Path, "is not a path below the root, such as /socket.io/")
@@ -87,6 +87,17 @@ func (k check) gateway(g *Gateway) {
 	k.between("gateway.limits.watched", int64(g.Limits.Watched), 1, 1_000_000)
 	k.between("gateway.limits.connections", int64(g.Limits.Connections), 0, 10_000_000)
 	k.size("gateway.limits.pending", g.Limits.Pending, 64*KiB, GiB)
+	k.between("gateway.limits.connections_per_address", int64(g.Limits.ConnectionsPerAddress), 0, 10_000_000)
+	k.between("gateway.limits.connections_per_user", int64(g.Limits.ConnectionsPerUser), 0, 10_000_000)
+	k.between("gateway.limits.starts_per_minute", int64(g.Limits.StartsPerMinute), 0, 100_000)
+	k.between("gateway.limits.jobs_per_user", int64(g.Limits.JobsPerUser), 0, 100_000)
+	for _, proxy := range g.Proxies {
+		_, addrErr := netip.ParseAddr(proxy)
+		_, netErr := netip.ParsePrefix(proxy)
+		if addrErr != nil && netErr != nil {
+			k.report("gateway.proxies", proxy, "is neither an address nor a network such as 10.0.0.0/8")
+		}
+	}
 	k.auth(&g.Auth)
 }
 
@@ -94,8 +105,16 @@ func (k check) gateway(g *Gateway) {
 const minSecret = 32
 
 func (k check) auth(a *Auth) {
-	k.oneOf("gateway.auth.mode", a.Mode, "none", "hs256", "jwt")
+	k.oneOf("gateway.auth.mode", a.Mode, "none", "keys", "hs256", "jwt")
 	switch a.Mode {
+	case "none":
+		if a.KeysFile != "" {
+			k.report("gateway.auth.keys_file", a.KeysFile, "has no use while gateway.auth.mode is none, which lets everybody in; set the mode to keys")
+		}
+	case "keys":
+		if a.KeysFile == "" {
+			k.report("gateway.auth.keys_file", "", "is empty; gateway.auth.mode keys needs the file of API keys")
+		}
 	case "hs256":
 		if len(a.Secret.Reveal()) < minSecret {
 			k.report("gateway.auth.secret", "", "is shorter than 32 bytes, which hs256 needs; make one with: openssl rand -base64 32")
