@@ -57,7 +57,7 @@ func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
 			m.data[i] = segment{offset: constExpr{op: opI32Const}}
 		}
 	}
-	if !m.dataCount { // no code names a segment
+	if m.dataCount == nil { // no code names a segment
 		m.data = nil
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 
@@ -136,6 +137,13 @@ func FuzzMeter(f *testing.F) {
 func FuzzParse(f *testing.F) {
 	f.Add(generate([]byte{2, 7, 5, 3, 9, 4, 1, 8, 2, 6, 3, 5, 9, 9, 9, 1}).Encode())
 	f.Add([]byte(magic))
+	for _, name := range []string{"attack", "table"} {
+		bin, err := os.ReadFile("../testdata/" + name + ".wasm")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(bin)
+	}
 	f.Add([]byte(magic + "\x01\x04\x01\x60\x00\x00\x03\x02\x01\x00\x0a\x04\x01\x02\x00\x0b"))
 	f.Fuzz(func(t *testing.T, bin []byte) {
 		m, err := Parse(bin)
@@ -153,11 +161,55 @@ func FuzzParse(f *testing.F) {
 		ctx := context.Background()
 		r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
 		defer r.Close(ctx)
-		if _, err := r.CompileModule(ctx, bin); err != nil {
-			return
+		_, before := r.CompileModule(ctx, encoded) // without the custom sections, which the engine reads too
+		_, after := r.CompileModule(ctx, m.Encode())
+		if before == nil && after != nil {
+			t.Errorf("valid before, after metering: %v", after)
 		}
-		if _, err := r.CompileModule(ctx, m.Encode()); err != nil {
-			t.Errorf("valid before, after metering: %v", err)
+		// What isn't valid mustn't become so: it would be code that nobody has
+		// checked, naming what the metering has added.
+		if before != nil && after == nil {
+			t.Errorf("valid after metering, before: %v", before)
 		}
 	})
+}
+
+// A guest can't name what the metering adds: it would set its own fuel.
+func TestAddedIndicesAreOutOfReach(t *testing.T) {
+	plain := func() *Module {
+		return &Module{
+			types: []funcType{{nil, nil}}, funcs: []uint32{0}, code: []body{{nil, []byte{opEnd}}},
+			globals: []global{{typeI32, true, constExpr{op: opI32Const}}}, memory: &limits{min: 1},
+			tables: []table{{typeFuncref, limits{min: 1}}},
+		}
+	}
+	if err := plain().Meter(testMeter); err != nil {
+		t.Fatal(err)
+	}
+	code := func(b ...byte) func(*Module) { return func(m *Module) { m.code[0].code = append(b, opEnd) } }
+	for name, change := range map[string]func(*Module){
+		"set a global":       code(opI32Const, 0, opGlobalSet, 1),
+		"get a global":       code(opGlobalGet, 1, opDrop),
+		"call a function":    code(opCall, 1),
+		"take a function":    code(opRefFunc, 1, opDrop),
+		"a block of a type":  code(opBlock, 1, opEnd),
+		"a call of a type":   code(opI32Const, 0, opCallIndirect, 1, 0),
+		"export a function":  func(m *Module) { m.exports = []export{{"f", kindFunc, 1}} },
+		"export a global":    func(m *Module) { m.exports = []export{{"g", kindGlobal, 1}} },
+		"start a function":   func(m *Module) { m.start = new(uint32); *m.start = 1 },
+		"a table's function": func(m *Module) { m.elems = []elem{{offset: constExpr{op: opI32Const}, funcs: []uint32{1}}} },
+		"a table's expression": func(m *Module) {
+			m.elems = []elem{{flag: 5, kind: typeFuncref, exprs: []constExpr{{op: opRefFunc, num: 1}}}}
+		},
+		"a global's value":   func(m *Module) { m.globals[0].init = constExpr{op: opGlobalGet, num: 1} },
+		"a segment's offset": func(m *Module) { m.data = []segment{{offset: constExpr{op: opGlobalGet, num: 1}}} },
+		"the host's import":  func(m *Module) { m.imports = []importFunc{{testMeter.Module, testMeter.Name, 0}} },
+		"the host's export":  func(m *Module) { m.exports = []export{{probePrefix + "0", kindGlobal, 0}} },
+	} {
+		m := plain()
+		change(m)
+		if err := m.Meter(testMeter); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
 }

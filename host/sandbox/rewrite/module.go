@@ -17,7 +17,7 @@ import (
 )
 
 // Version changes whenever the same input gives another output.
-const Version = 2
+const Version = 3
 
 // Limits of what is taken. The compiler's time and memory grow with these.
 const (
@@ -78,7 +78,7 @@ type Module struct {
 	exports   []export
 	start     *uint32
 	elems     []elem
-	dataCount bool
+	dataCount *uint32
 	code      []body
 	data      []segment
 
@@ -181,6 +181,9 @@ func Parse(b []byte) (m *Module, err error) {
 	if len(m.code) != len(m.funcs) {
 		bad("declares %d functions and has %d", len(m.funcs), len(m.code))
 	}
+	if m.dataCount != nil && int64(*m.dataCount) != int64(len(m.data)) {
+		bad("declares %d data segments and has %d", *m.dataCount, len(m.data))
+	}
 	return m, nil
 }
 
@@ -191,8 +194,8 @@ func (m *Module) section(id byte, r *reader) {
 		m.start = &i
 		return
 	case secDataCount:
-		r.u32()
-		m.dataCount = true
+		n := r.u32()
+		m.dataCount = &n
 		return
 	}
 	for n := r.count(); n > 0; n-- {
@@ -504,7 +507,7 @@ func (m *Module) Encode() []byte {
 		out = putBytes(append(out, secStart), putU32(nil, *m.start))
 	}
 	section(secElement, len(m.elems), func(b []byte, i int) []byte { return m.elems[i].put(b) })
-	if m.dataCount {
+	if m.dataCount != nil {
 		out = putBytes(append(out, secDataCount), putU(nil, uint64(len(m.data))))
 	}
 	section(secCode, len(m.code), func(b []byte, i int) []byte {
