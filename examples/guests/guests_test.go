@@ -34,6 +34,7 @@ type language struct {
 var languages = []*language{
 	{name: "rust", tools: []string{"make", "/usr/bin/rustc", "/usr/lib/rustlib/wasm32-unknown-unknown", "wasm-ld-14"}, get: "apt-get install rustc libstd-rust-dev-wasm32 lld-14 make"},
 	{name: "assemblyscript", tools: []string{"make", "node", "node_modules/.bin/asc"}, get: "npm ci in examples/guests"},
+	{name: "javascript", tools: []string{"make", "node", "node_modules/.bin/wasm-merge"}, get: "npm ci in examples/guests"},
 	{name: "c", tools: []string{"make", "clang", "wasm-ld"}, get: "apt-get install clang lld make"},
 }
 
