@@ -1,7 +1,7 @@
 // Package sandbox runs provider plugins that are WebAssembly guests. Every job
-// gets an instance of its own that starts out pristine and is thrown away
-// afterwards, so a guest can neither remember nor infect anything, and what it
-// does to itself costs its own job only.
+// gets an instance of its own that starts out pristine, and afterwards is put
+// back into that state or thrown away, so a guest can neither remember nor
+// infect anything, and what it does to itself costs its own job only.
 package sandbox
 
 import (
