@@ -12,6 +12,8 @@ import (
 	"unsafe"
 )
 
+var errUnwanted = &Error{Kind: Cancelled, Fault: Caller, Message: "nobody wants the answer any more"}
+
 // The guest's side of the sandbox ABI; package proto/guest documents it. The host runs one call
 // in one instance, then throws the instance away.
 

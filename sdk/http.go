@@ -111,7 +111,6 @@ func refuseDocument(resp *HTTPResponse) (io.Reader, error) {
 const maxErrorBody = 64 << 10
 
 var (
-	errUnwanted      = &Error{Kind: Cancelled, Fault: Caller, Message: "nobody wants the answer any more"}
 	errNotSupported  = &Error{Kind: Invalid, Fault: Host, Message: "the provider does not support this"}
 	errNotRegistered = &Error{Kind: Internal, Fault: Plugin, Message: "no provider is registered: call sdk.Register from an init function"}
 	errBodyClosed    = &Error{Kind: Internal, Fault: Plugin, Message: "read after the response body was closed"}

@@ -24,6 +24,7 @@ func TestEmitterIsTheLibrarys(t *testing.T) {
 		note := func(what string) {
 			names := e.EventNames()
 			slices.Sort(names)
+			//lint:ignore SA1019 the interface still has it
 			log = append(log, fmt.Sprint(what, e.ListenerCount("b"), names, e.GetMaxListeners()))
 		}
 		note("start")
@@ -38,6 +39,7 @@ func TestEmitterIsTheLibrarys(t *testing.T) {
 		e.RemoveListener("c", stay)
 		e.Emit("c")
 		log = append(log, fmt.Sprint(len(e.Listeners("c")), e.RemoveAllListeners("c"), e.RemoveAllListeners("c")))
+		//lint:ignore SA1019 the interface still has it
 		e.SetMaxListeners(3)
 		e.Clear()
 		e.Emit("a")
