@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -178,6 +179,31 @@ func DecodeTokenCount(b []byte) (n int, err error) {
 		return nil
 	})
 	return n, reading("token count", err)
+}
+
+// CallKey names the call of a request among all that a process works on.
+func CallKey(r *Request) string { return r.JobID + "#" + strconv.FormatInt(r.Attempt, 10) }
+
+// EncodeRunning encodes the keys of calls as Calls of provider.proto.
+func EncodeRunning(keys []string) []byte {
+	var b []byte
+	for _, key := range keys {
+		b = putStringAlways(b, 1, key)
+	}
+	return b
+}
+
+// DecodeRunning decodes what EncodeRunning wrote.
+func DecodeRunning(b []byte) (keys []string, err error) {
+	err = eachField(b, func(f field) error {
+		if !f.is(1, wireBytes) {
+			return nil
+		}
+		key, err := f.text()
+		keys = append(keys, key)
+		return err
+	})
+	return keys, reading("running calls", err)
 }
 
 // MarshalBinary encodes the settings as a Settings of provider.proto.

@@ -5,7 +5,10 @@ package sdk
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
+	"sync"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -15,7 +18,35 @@ import (
 )
 
 // server is a provider as a native plugin serves it.
-type server struct{ p *Provider }
+type server struct {
+	p *Provider
+
+	mu      sync.Mutex
+	running map[string]int // calls whose handler has not returned, by their key
+}
+
+// begin counts a call until the function it returns is called.
+func (s *server) begin(key string) (end func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running == nil {
+		s.running = map[string]int{}
+	}
+	s.running[key]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.running[key]--; s.running[key] == 0 {
+			delete(s.running, key)
+		}
+	}
+}
+
+func (s *server) calls() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.running))
+}
 
 func (s *server) Call(ctx context.Context, m provider.Method, in provider.Raw) (out provider.Raw, err error) {
 	err = guarded(func() (err error) {
@@ -56,6 +87,8 @@ func (s *server) call(ctx context.Context, m provider.Method, in []byte) ([]byte
 		}
 		models, err := s.p.ListModels(ctx, set)
 		return EncodeModels(models), err
+	case provider.Running:
+		return EncodeRunning(s.calls()), nil
 	}
 	return nil, errNotSupported
 }
@@ -72,6 +105,7 @@ func (s *server) Stream(ctx context.Context, m provider.Method, in provider.Raw,
 	if err := req.UnmarshalBinary(in); err != nil {
 		return statusError(err)
 	}
+	defer s.begin(CallKey(req))()
 	out := newCoalescer(ctx, func(b []byte) error { return send(b) })
 	err := guarded(func() error { return generate(ctx, req, out.emit) })
 	if e := out.close(); err == nil { // what was emitted before an error or a panic arrives too

@@ -50,9 +50,10 @@ type Manifest struct {
 	Description string
 	Protocol    int
 	Runtime     Runtime
-	Artifact    string // a file name in Dir
-	SHA256      string // of the artifact, lower-case hex
-	Env         []string
+	Artifact    string   // a file name in Dir
+	SHA256      string   // of the artifact, lower-case hex
+	Env         []string // variables of the host's environment that a native plugin sees
+	Files       []string // absolute paths that a native plugin may read
 	Models      []Model
 	Egress      []Origin
 	Secrets     []Secret
@@ -99,6 +100,7 @@ type Secret struct {
 type Limits struct {
 	Memory       int64         // bytes of one instance or process
 	Concurrency  int           // jobs at once
+	Processes    int           // that share the jobs, native only
 	CPU          time.Duration // of one job, wasm only
 	FirstToken   time.Duration // from the start of an attempt to its first chunk
 	Idle         time.Duration // between two chunks
@@ -112,7 +114,7 @@ type Limits struct {
 // Defaults are the limits in force where a manifest names none.
 func Defaults() Limits {
 	return Limits{
-		Memory: 256 << 20, Concurrency: 256, CPU: 30 * time.Second,
+		Memory: 256 << 20, Concurrency: 256, Processes: 1, CPU: 30 * time.Second,
 		FirstToken: 2 * time.Minute, Idle: 2 * time.Minute, Total: 30 * time.Minute,
 		Output: 16 << 20, OpenRequests: 4, RequestBody: 32 << 20, ResponseBody: 256 << 20,
 	}

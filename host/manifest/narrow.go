@@ -165,6 +165,7 @@ func narrowLimits(have, want Limits) (Limits, error) {
 	out := Limits{
 		Memory:       narrow("memory", have.Memory, want.Memory, formatSize),
 		Concurrency:  int(narrow("concurrency", int64(have.Concurrency), int64(want.Concurrency), num)),
+		Processes:    int(narrow("processes", int64(have.Processes), int64(want.Processes), num)),
 		CPU:          time.Duration(narrow("cpu", int64(have.CPU), int64(want.CPU), dur)),
 		FirstToken:   time.Duration(narrow("first_token", int64(have.FirstToken), int64(want.FirstToken), dur)),
 		Idle:         time.Duration(narrow("idle", int64(have.Idle), int64(want.Idle), dur)),

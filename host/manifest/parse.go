@@ -61,7 +61,7 @@ type wire struct {
 	Runtime                    Runtime
 	Artifact                   string
 	SHA256                     string `yaml:"sha256"`
-	Env                        []string
+	Env, Files                 []string
 	Models                     []struct {
 		Name                                     string
 		Tools, Vision, JSON, Reasoning, Continue bool
@@ -77,7 +77,7 @@ type wire struct {
 	Settings map[string]any
 	Limits   struct {
 		Memory, CPU, Idle, Total, Output string
-		Concurrency                      int
+		Concurrency, Processes           int
 		FirstToken                       string `yaml:"first_token"`
 		OpenRequests                     int    `yaml:"open_requests"`
 		RequestBody                      string `yaml:"request_body"`
@@ -108,7 +108,7 @@ func parse(file string, b []byte) (*Manifest, error) {
 	}
 	m := &Manifest{
 		Name: w.Name, Version: w.Version, Description: w.Description, Protocol: w.Protocol, Runtime: w.Runtime,
-		Artifact: w.Artifact, SHA256: w.SHA256, Env: w.Env, egress: w.Egress, bound: map[string][]string{},
+		Artifact: w.Artifact, SHA256: w.SHA256, Env: w.Env, Files: w.Files, egress: w.Egress, bound: map[string][]string{},
 	}
 	for _, wm := range w.Models {
 		m.Models = append(m.Models, Model(wm))
@@ -188,7 +188,7 @@ func (m *Manifest) parseLimits(w *wire) *Problem {
 	}
 	l := w.Limits
 	m.Limits = Limits{
-		Memory: size("memory", l.Memory, def.Memory), Concurrency: num(l.Concurrency, def.Concurrency), CPU: dur("cpu", l.CPU, def.CPU),
+		Memory: size("memory", l.Memory, def.Memory), Concurrency: num(l.Concurrency, def.Concurrency), Processes: num(l.Processes, def.Processes), CPU: dur("cpu", l.CPU, def.CPU),
 		FirstToken: dur("first_token", l.FirstToken, def.FirstToken), Idle: dur("idle", l.Idle, def.Idle), Total: dur("total", l.Total, def.Total),
 		Output: size("output", l.Output, def.Output), OpenRequests: num(l.OpenRequests, def.OpenRequests),
 		RequestBody: size("request_body", l.RequestBody, def.RequestBody), ResponseBody: size("response_body", l.ResponseBody, def.ResponseBody),

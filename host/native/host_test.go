@@ -100,10 +100,10 @@ func TestKilledHostLeavesNothing(t *testing.T) {
 func TestLifeline(t *testing.T) {
 	m, o := self(t, "")
 	p := launch(t, m, o)
-	p.proc.runner.ask()
-	<-p.proc.runner.exited
-	if p.proc.runner.reason != "exit status 0" {
-		t.Errorf("it ended with %s, want exit status 0", p.proc.runner.reason)
+	p.slots[0].proc.runner.ask()
+	<-p.slots[0].proc.runner.exited
+	if p.slots[0].proc.runner.reason != "exit status 0" {
+		t.Errorf("it ended with %s, want exit status 0", p.slots[0].proc.runner.reason)
 	}
 }
 

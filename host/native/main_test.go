@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -147,7 +148,7 @@ func misbehave(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 		}
 		return emit(sdk.Text(b))
 	}
-	return sdk.Errorf(sdk.Invalid, "what is %q?", word)
+	return attack(ctx, word, rest, emit)
 }
 
 // fixture is a manifest for a program. Its memory limit leaves room for the race detector.
@@ -184,8 +185,12 @@ func self(t *testing.T, mode string) (*manifest.Manifest, Options) {
 	return m, o
 }
 
+// options are for a box without namespaces, in which a plugin sees its own process number. The
+// tests of boxes choose others.
 func options(t *testing.T) Options {
 	t.Helper()
+	level := box.Find()
+	level.Namespaces, level.Root = false, false
 	run, err := os.MkdirTemp("", "sl") // short, unlike t.TempDir
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +198,7 @@ func options(t *testing.T) Options {
 	t.Cleanup(func() { os.RemoveAll(run) })
 	return Options{
 		Log:      slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-		CacheDir: storeDir, RunDir: run, StartTimeout: 30 * time.Second,
+		CacheDir: storeDir, RunDir: run, StartTimeout: 30 * time.Second, Box: &level,
 	}
 }
 

@@ -2,8 +2,11 @@
 // on a unix socket in a private directory.
 //
 // A plugin runs from a store addressed by content, so what was checked is what runs; it sees only
-// the environment its manifest names; it lives in a process group of its own, which dies with it
-// and with the host; it is restarted when it dies or falls silent.
+// the environment its manifest names; it lives in a box, as tight as the kernel can make one (see
+// package box), and in a process group of its own, which dies with it and with the host; it is
+// restarted when it dies, falls silent, takes too much memory or goes on with work that nobody
+// wants any more. A plugin may have several such processes, so that one that dies takes only its
+// own share of the calls along.
 package native
 
 import (
@@ -12,11 +15,15 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -28,14 +35,21 @@ type Options struct {
 	RunDir   string       // for sockets; short, on a local disk; see [DefaultRunDir]
 	Egress   *egress.Gate // nil: the plugin gets no way out of the host's giving
 
+	Box        *box.Level // nil: the tightest that this machine can make
+	RequireBox []string   // guarantees of package box without which the plugin isn't started
+
 	StartTimeout time.Duration // default 10 s
 	StopTimeout  time.Duration // from asking a process to end to killing it; default 2 s
+	DrainTimeout time.Duration // of the calls of a process that was replaced; default 10 min
 
 	HealthInterval time.Duration // default 5 s
 	HealthTimeout  time.Duration // default 10 s; three in a row, and the process is replaced
+	UsageInterval  time.Duration // between two looks at memory, processes and threads; default 250 ms
+	Overstay       time.Duration // work of a call that nobody waits for any more, before the process is replaced; default 10 s
 
 	// The wait before the nth restart in a row is BackoffMin·2ⁿ, at most BackoffMax; the first is
-	// at once. A process that lived for BackoffReset starts the count anew.
+	// at once. A process that lived for BackoffReset starts the count anew. After crashLoop deaths
+	// in a row the circuit is open: the wait is BackoffMax, and ends with a single try.
 	BackoffMin, BackoffMax, BackoffReset time.Duration // default 250 ms, 30 s, 60 s
 
 	LookupEnv func(string) (string, bool) // default os.LookupEnv
@@ -46,8 +60,9 @@ func (o *Options) setDefaults() {
 		v   *time.Duration
 		def time.Duration
 	}{
-		{&o.StartTimeout, 10 * time.Second}, {&o.StopTimeout, 2 * time.Second},
+		{&o.StartTimeout, 10 * time.Second}, {&o.StopTimeout, 2 * time.Second}, {&o.DrainTimeout, 10 * time.Minute},
 		{&o.HealthInterval, 5 * time.Second}, {&o.HealthTimeout, 10 * time.Second},
+		{&o.UsageInterval, 250 * time.Millisecond}, {&o.Overstay, 10 * time.Second},
 		{&o.BackoffMin, 250 * time.Millisecond}, {&o.BackoffMax, 30 * time.Second}, {&o.BackoffReset, time.Minute},
 	} {
 		if *d.v <= 0 {
@@ -62,7 +77,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Plugin is a native plugin and the process that serves it at the moment. It is safe for
+// Plugin is a native plugin and the processes that serve it at the moment. It is safe for
 // concurrent use.
 type Plugin struct {
 	m    *manifest.Manifest
@@ -71,26 +86,25 @@ type Plugin struct {
 	path string  // of the artifact in the store
 	dir  *runDir // of this plugin's sockets
 	desc sdk.Description
+	box  box.Level
 
 	stop       context.Context // ends the egress gate and starts under way
 	cancelStop context.CancelFunc
 	gateEnded  chan struct{}
 	closing    chan struct{} // closed when no call is taken any more
+	drains     sync.WaitGroup
 
-	life sync.Mutex // held while a process is started, and for the last stop
+	slots []*slot // as many as there are processes
 
-	mu       sync.Mutex
-	proc     *process  // nil: none at the moment
-	retryAt  time.Time // when there will be one
-	restarts int
-	closed   bool
-	calls    int
-	idle     chan struct{} // closed when closed and calls == 0
-	running  chan struct{} // closed when Run has returned; nil before it is called
+	mu      sync.Mutex
+	closed  bool
+	calls   int
+	idle    chan struct{} // closed when closed and calls == 0
+	running chan struct{} // closed when Run has returned; nil before it is called
 }
 
-// Start checks the plugin's artifact, starts its process and asks it what it is. [Plugin.Run] keeps
-// it alive, Run or [Plugin.Close] end it.
+// Start checks the plugin's artifact, starts its processes and asks them what they are.
+// [Plugin.Run] keeps them alive, Run or [Plugin.Close] end them.
 func Start(ctx context.Context, m *manifest.Manifest, opts Options) (*Plugin, error) {
 	opts.setDefaults()
 	p, err := start(ctx, m, opts)
@@ -111,6 +125,12 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 		m: m, opts: opts, log: opts.Log.With("provider", m.Name),
 		gateEnded: make(chan struct{}), closing: make(chan struct{}), idle: make(chan struct{}),
 	}
+	if p.box = box.Find(); opts.Box != nil {
+		p.box = *opts.Box
+	}
+	if err := p.box.Check(opts.RequireBox); err != nil {
+		return nil, err
+	}
 	if p.path, err = keep(opts.CacheDir, m); err != nil {
 		return nil, err
 	}
@@ -124,11 +144,28 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 			p.shutdown(ended())
 		}
 	}()
-	if err := p.startProcess(ctx); err != nil {
+	for range max(1, m.Limits.Processes) {
+		p.slots = append(p.slots, &slot{plugin: p})
+	}
+	var starting errgroup.Group
+	for _, s := range p.slots {
+		starting.Go(func() error { return s.start(ctx) })
+	}
+	if err := starting.Wait(); err != nil {
 		return nil, err
 	}
-	p.desc = p.proc.desc
+	p.desc = p.slots[0].proc.desc
+	p.reportBox()
 	return p, nil
+}
+
+// reportBox says once what keeps the plugin in.
+func (p *Plugin) reportBox() {
+	level, held := slog.LevelInfo, p.box.Held()
+	if len(held) < len(box.Guarantees()) {
+		level = slog.LevelWarn
+	}
+	p.log.Log(context.Background(), level, "plugin is boxed", "guarantees", strings.Join(held, ", "), "box", p.box.String(), "processes", len(p.slots))
 }
 
 // checkProtocol says which side is too old.
@@ -173,25 +210,46 @@ func (p *Plugin) Description() sdk.Description { return p.desc }
 
 // State is how a plugin fares.
 type State struct {
-	Up       bool
-	PID      int // 0 when it is not up
-	Restarts int // since Start
-	Calls    int // under way
+	Up       bool // it has a process that answers
+	PID      int  // of the first that does, 0 when none does
+	Restarts int  // since Start
+	Calls    int  // under way
 	RetryAt  time.Time
+	Open     bool  // its processes died so often in a row that the next try is put off for long
+	Death    error // of the last process that was lost, usually an [*ExitError]
+	Box      box.Level
+	Replaced int   // processes replaced because they went on with work that nobody waited for
+	PIDs     []int // of the processes that answer
 }
 
 // State is how the plugin fares now.
 func (p *Plugin) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := State{Restarts: p.restarts, Calls: p.calls, RetryAt: p.retryAt}
-	if p.proc != nil {
-		s.Up, s.PID = true, p.proc.runner.pid()
+	st := State{Calls: p.calls, Box: p.box}
+	var last time.Time
+	for _, s := range p.slots {
+		st.Restarts += s.restarts
+		st.Replaced += s.replaced
+		if s.proc != nil {
+			st.PIDs = append(st.PIDs, s.proc.runner.pid())
+		} else {
+			st.Open = st.Open || s.deaths >= crashLoop
+			if st.RetryAt.IsZero() || s.retryAt.Before(st.RetryAt) {
+				st.RetryAt = s.retryAt
+			}
+		}
+		if s.death != nil && !s.diedAt.Before(last) {
+			st.Death, last = s.death, s.diedAt
+		}
 	}
-	return s
+	if len(st.PIDs) > 0 {
+		st.Up, st.PID, st.Open = true, st.PIDs[0], false
+	}
+	return st
 }
 
-// Close takes no more calls, waits for those under way until ctx is done, then ends the process
+// Close takes no more calls, waits for those under way until ctx is done, then ends the processes
 // and everything else, Run included.
 func (p *Plugin) Close(ctx context.Context) error {
 	p.shutdown(ctx)
@@ -221,15 +279,12 @@ func (p *Plugin) shutdown(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	p.cancelStop() // a start under way gives up
-	p.life.Lock()
-	defer p.life.Unlock()
-	p.mu.Lock()
-	proc := p.proc
-	p.proc = nil
-	p.mu.Unlock()
-	if proc != nil {
-		proc.end(p.opts.StopTimeout)
+	var ending sync.WaitGroup
+	for _, s := range p.slots {
+		ending.Go(s.stop)
 	}
+	ending.Wait()
+	p.drains.Wait()
 	<-p.gateEnded
 	p.dir.remove()
 }
@@ -239,26 +294,58 @@ var (
 	errRunning = errors.New("the plugin is running already")
 )
 
-// enter takes the process for a call.
-func (p *Plugin) enter() (*process, error) {
+// enter takes a process for a call: of those that are up, the one with the fewest. key names the
+// call to the plugin, see [provider.Running]; "" has none.
+func (p *Plugin) enter(key string) (*process, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return nil, errClosed
 	}
-	if p.proc == nil || p.proc.runner.hasExited() {
-		return nil, &sdk.Error{
-			Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: max(time.Until(p.retryAt), 0),
-			Message: fmt.Sprintf("plugin %s is being restarted", p.m.Name),
+	var best *process
+	var retryAt time.Time
+	open := true
+	for _, s := range p.slots {
+		switch {
+		case s.proc == nil || s.proc.runner.hasExited():
+			open = open && s.deaths >= crashLoop
+			if retryAt.IsZero() || s.retryAt.Before(retryAt) {
+				retryAt = s.retryAt
+			}
+		case best == nil || s.proc.calls < best.calls:
+			best = s.proc
 		}
 	}
+	if best == nil {
+		e := &sdk.Error{
+			Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: max(time.Until(retryAt), 0),
+			Message: fmt.Sprintf("plugin %s is being restarted", p.m.Name),
+		}
+		if open {
+			e.Message = fmt.Sprintf("plugin %s died %d times in a row and is not tried for a while", p.m.Name, crashLoop)
+		}
+		return nil, e
+	}
 	p.calls++
-	return p.proc, nil
+	best.calls++
+	if key != "" {
+		best.keys[key]++
+	}
+	return best, nil
 }
 
-func (p *Plugin) leave() {
+func (p *Plugin) leave(proc *process, key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if key != "" {
+		if proc.keys[key]--; proc.keys[key] == 0 {
+			delete(proc.keys, key)
+		}
+	}
+	proc.calls--
+	if proc.calls == 0 && proc.retired {
+		close(proc.empty)
+	}
 	p.calls--
 	if p.calls == 0 && p.closed {
 		close(p.idle)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/sluicehq/sluice/sdk/sdktest"
 )
@@ -269,7 +270,7 @@ func TestBackoff(t *testing.T) {
 	if d := p.backoff(0); d != 0 {
 		t.Errorf("the first restart waits %v, want none", d)
 	}
-	for n, want := range map[int]time.Duration{1: 250 * time.Millisecond, 2: 500 * time.Millisecond, 5: 4 * time.Second, 8: 30 * time.Second, 1000: 30 * time.Second} {
+	for n, want := range map[int]time.Duration{1: 250 * time.Millisecond, 2: 500 * time.Millisecond, 3: time.Second, 4: 30 * time.Second, 1000: 30 * time.Second} {
 		if d := p.backoff(n); d > want || d < want*4/5-1 {
 			t.Errorf("restart %d waits %v, want %v less up to a fifth", n, d, want)
 		}
@@ -290,7 +291,7 @@ func TestSilentProcessIsReplaced(t *testing.T) {
 
 func TestMemoryLimit(t *testing.T) {
 	m, o := self(t, "")
-	o.HealthInterval = 10 * time.Millisecond
+	o.UsageInterval = 10 * time.Millisecond
 	m.Limits.Memory = 1 << 20 // less than any Go program has
 	p := launch(t, m, o)
 	pid := p.State().PID
@@ -405,12 +406,8 @@ func TestFloodIsHeldBack(t *testing.T) {
 			t.Fatal(tr.Err)
 		}
 	}
-	used, err := memory(p.State().PID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if used > 256<<20 {
-		t.Errorf("the plugin uses %d bytes", used)
+	if used := measure(p.State().PID); used.memory == 0 || used.memory > 256<<20 {
+		t.Errorf("the plugin uses %d bytes", used.memory)
 	}
 	cancel()
 	if e := sdk.AsError(<-done); e == nil || e.Kind != sdk.Cancelled {
@@ -431,6 +428,7 @@ func TestUnhostedPluginSpeaksPlainHTTP(t *testing.T) {
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("from upstream")) }))
 	defer upstream.Close()
 	m, o := self(t, "")
+	o.Box = new(box.Level)
 	p := launch(t, m, o)
 	tr := sdktest.Record(t.Context(), p.Provider(), prompt("fetch "+upstream.URL))
 	if tr.Err != nil || tr.Text() != "from upstream" {

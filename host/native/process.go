@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
 
+	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -26,6 +27,12 @@ type process struct {
 	conn   *grpc.ClientConn
 	desc   sdk.Description
 	began  time.Time
+
+	// Guarded by the plugin's mu.
+	calls   int
+	keys    map[string]int // of the calls under way
+	retired bool           // it takes no more calls
+	empty   chan struct{}  // closed when retired and calls == 0
 }
 
 // connection is what the plugin dispenses on the host's side.
@@ -41,28 +48,14 @@ func (connection) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, c *grpc.
 	return c, nil
 }
 
-// startProcess makes a new process the plugin's. Calls may use it when it returns.
-func (p *Plugin) startProcess(ctx context.Context) error {
-	p.life.Lock()
-	defer p.life.Unlock()
-	if p.stop.Err() != nil {
-		return errClosed
-	}
-	proc, err := p.launch(ctx)
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	p.proc = proc
-	p.mu.Unlock()
-	p.log.Info("plugin started", "pid", proc.runner.pid(), "version", proc.desc.Version, "sdk", proc.desc.SDK)
-	return nil
-}
-
 func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	lines := newLines(p.log)
 	r, err := newRunner(p.path, p.dir.path, p.environment(), lines)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.box.Wrap(r.cmd, p.contents()); err != nil {
+		r.release()
 		return nil, err
 	}
 	client := goplugin.NewClient(&goplugin.ClientConfig{
@@ -86,7 +79,7 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 			return r, r.prepare(spec.Env)
 		},
 	})
-	proc := &process{runner: r, client: client, began: time.Now()}
+	proc := &process{runner: r, client: client, began: time.Now(), keys: map[string]int{}, empty: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			proc.end(0)
@@ -114,6 +107,21 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 		return nil, err
 	}
 	return proc, nil
+}
+
+// contents is what the box holds.
+func (p *Plugin) contents() box.Spec {
+	l := p.m.Limits
+	return box.Spec{
+		Path: p.path, Dir: p.dir.path, Files: append(systemFiles(p.path), p.m.Files...),
+		Limit: box.Limit{
+			// Private memory includes what Go reserves and never touches: this stops a program that
+			// grows faster than it is looked at.
+			Data:  4*l.Memory + 512<<20,
+			Files: int64(256 + l.Concurrency*max(1, l.OpenRequests)),
+			Tasks: maxTasks,
+		},
+	}
 }
 
 // environment is all that the process sees.

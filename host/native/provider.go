@@ -44,11 +44,12 @@ func (p *Plugin) generate(ctx context.Context, m provider.Method, req *sdk.Reque
 	if err != nil {
 		return err
 	}
-	proc, err := p.enter()
+	key := sdk.CallKey(req)
+	proc, err := p.enter(key)
 	if err != nil {
 		return err
 	}
-	defer p.leave()
+	defer p.leave(proc, key)
 	var own, unreadable error
 	err = provider.Stream(ctx, proc.conn, m, in, func(batch provider.Raw) error {
 		err := sdk.DecodeBatch(batch, func(c sdk.Chunk) error {
@@ -111,11 +112,11 @@ func (p *Plugin) listModels(ctx context.Context, s sdk.Settings) ([]sdk.Model, e
 }
 
 func (p *Plugin) call(ctx context.Context, m provider.Method, in []byte) ([]byte, error) {
-	proc, err := p.enter()
+	proc, err := p.enter("")
 	if err != nil {
 		return nil, err
 	}
-	defer p.leave()
+	defer p.leave(proc, "")
 	out, err := provider.Call(ctx, proc.conn, m, in)
 	return out, p.failure(ctx, proc, err)
 }
@@ -200,6 +201,13 @@ func (p *Plugin) lost(proc *process, st *status.Status) error {
 		e.Fault, e.Message = sdk.Host, errClosed.Message
 		return e
 	default:
+	}
+	p.mu.Lock()
+	retired := proc.retired
+	p.mu.Unlock()
+	if retired {
+		e.Fault, e.Message = sdk.Host, "plugin "+p.m.Name+" was replaced while it answered"
+		return e
 	}
 	t := time.NewTimer(2 * time.Second)
 	defer t.Stop()

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/sluicehq/sluice/host/native/box"
 )
 
 // A socket's path must fit into 108 bytes, and go-plugin appends about 40.
@@ -61,6 +63,9 @@ func newRunDir(base string) (_ *runDir, err error) {
 		return nil, fmt.Errorf("run directory: %s is too long for a socket's path: choose a shorter one", d.path)
 	}
 	if d.lock, err = lockFile(filepath.Join(d.path, "lock"), syscall.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	if err := os.Mkdir(filepath.Join(d.path, box.RootDir), 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
 	if d.egress, err = net.Listen("unix", filepath.Join(d.path, "egress")); err != nil {

@@ -391,6 +391,88 @@ func (*Configured) Descriptor() ([]byte, []int) {
 	return file_proto_provider_provider_proto_rawDescGZIP(), []int{5}
 }
 
+type RunningRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunningRequest) Reset() {
+	*x = RunningRequest{}
+	mi := &file_proto_provider_provider_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunningRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunningRequest) ProtoMessage() {}
+
+func (x *RunningRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_provider_provider_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunningRequest.ProtoReflect.Descriptor instead.
+func (*RunningRequest) Descriptor() ([]byte, []int) {
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{6}
+}
+
+// Calls are the calls of Generate and Resume whose work has not ended, whoever waits for it: job
+// id and attempt, joined by '#'.
+type Calls struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Calls) Reset() {
+	*x = Calls{}
+	mi := &file_proto_provider_provider_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Calls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Calls) ProtoMessage() {}
+
+func (x *Calls) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_provider_provider_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Calls.ProtoReflect.Descriptor instead.
+func (*Calls) Descriptor() ([]byte, []int) {
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Calls) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 type TokenCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tokens        int64                  `protobuf:"varint,1,opt,name=tokens,proto3" json:"tokens,omitempty"`
@@ -400,7 +482,7 @@ type TokenCount struct {
 
 func (x *TokenCount) Reset() {
 	*x = TokenCount{}
-	mi := &file_proto_provider_provider_proto_msgTypes[6]
+	mi := &file_proto_provider_provider_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +494,7 @@ func (x *TokenCount) String() string {
 func (*TokenCount) ProtoMessage() {}
 
 func (x *TokenCount) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[6]
+	mi := &file_proto_provider_provider_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +507,7 @@ func (x *TokenCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenCount.ProtoReflect.Descriptor instead.
 func (*TokenCount) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{6}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TokenCount) GetTokens() int64 {
@@ -459,7 +541,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_proto_provider_provider_proto_msgTypes[7]
+	mi := &file_proto_provider_provider_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +553,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[7]
+	mi := &file_proto_provider_provider_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +566,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{7}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Request) GetJobId() string {
@@ -609,7 +691,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_proto_provider_provider_proto_msgTypes[8]
+	mi := &file_proto_provider_provider_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +703,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[8]
+	mi := &file_proto_provider_provider_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +716,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{8}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Message) GetRole() string {
@@ -668,7 +750,7 @@ type Part struct {
 
 func (x *Part) Reset() {
 	*x = Part{}
-	mi := &file_proto_provider_provider_proto_msgTypes[9]
+	mi := &file_proto_provider_provider_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +762,7 @@ func (x *Part) String() string {
 func (*Part) ProtoMessage() {}
 
 func (x *Part) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[9]
+	mi := &file_proto_provider_provider_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +775,7 @@ func (x *Part) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Part.ProtoReflect.Descriptor instead.
 func (*Part) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{9}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Part) GetKind() isPart_Kind {
@@ -809,7 +891,7 @@ type Tool struct {
 
 func (x *Tool) Reset() {
 	*x = Tool{}
-	mi := &file_proto_provider_provider_proto_msgTypes[10]
+	mi := &file_proto_provider_provider_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -821,7 +903,7 @@ func (x *Tool) String() string {
 func (*Tool) ProtoMessage() {}
 
 func (x *Tool) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[10]
+	mi := &file_proto_provider_provider_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -834,7 +916,7 @@ func (x *Tool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tool.ProtoReflect.Descriptor instead.
 func (*Tool) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{10}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Tool) GetName() string {
@@ -875,7 +957,7 @@ type ToolChoice struct {
 
 func (x *ToolChoice) Reset() {
 	*x = ToolChoice{}
-	mi := &file_proto_provider_provider_proto_msgTypes[11]
+	mi := &file_proto_provider_provider_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +969,7 @@ func (x *ToolChoice) String() string {
 func (*ToolChoice) ProtoMessage() {}
 
 func (x *ToolChoice) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[11]
+	mi := &file_proto_provider_provider_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +982,7 @@ func (x *ToolChoice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolChoice.ProtoReflect.Descriptor instead.
 func (*ToolChoice) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{11}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ToolChoice) GetMode() string {
@@ -929,7 +1011,7 @@ type ResponseFormat struct {
 
 func (x *ResponseFormat) Reset() {
 	*x = ResponseFormat{}
-	mi := &file_proto_provider_provider_proto_msgTypes[12]
+	mi := &file_proto_provider_provider_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1023,7 @@ func (x *ResponseFormat) String() string {
 func (*ResponseFormat) ProtoMessage() {}
 
 func (x *ResponseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[12]
+	mi := &file_proto_provider_provider_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1036,7 @@ func (x *ResponseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResponseFormat.ProtoReflect.Descriptor instead.
 func (*ResponseFormat) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{12}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResponseFormat) GetType() string {
@@ -997,7 +1079,7 @@ type ToolResult struct {
 
 func (x *ToolResult) Reset() {
 	*x = ToolResult{}
-	mi := &file_proto_provider_provider_proto_msgTypes[13]
+	mi := &file_proto_provider_provider_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1091,7 @@ func (x *ToolResult) String() string {
 func (*ToolResult) ProtoMessage() {}
 
 func (x *ToolResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[13]
+	mi := &file_proto_provider_provider_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1104,7 @@ func (x *ToolResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolResult.ProtoReflect.Descriptor instead.
 func (*ToolResult) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{13}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ToolResult) GetId() string {
@@ -1063,7 +1145,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_proto_provider_provider_proto_msgTypes[14]
+	mi := &file_proto_provider_provider_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1157,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[14]
+	mi := &file_proto_provider_provider_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1170,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{14}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Batch) GetChunks() []*Chunk {
@@ -1119,7 +1201,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_proto_provider_provider_proto_msgTypes[15]
+	mi := &file_proto_provider_provider_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1213,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[15]
+	mi := &file_proto_provider_provider_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1226,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{15}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Chunk) GetKind() isChunk_Kind {
@@ -1303,7 +1385,7 @@ type Reasoning struct {
 
 func (x *Reasoning) Reset() {
 	*x = Reasoning{}
-	mi := &file_proto_provider_provider_proto_msgTypes[16]
+	mi := &file_proto_provider_provider_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1397,7 @@ func (x *Reasoning) String() string {
 func (*Reasoning) ProtoMessage() {}
 
 func (x *Reasoning) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[16]
+	mi := &file_proto_provider_provider_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1410,7 @@ func (x *Reasoning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reasoning.ProtoReflect.Descriptor instead.
 func (*Reasoning) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{16}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Reasoning) GetText() string {
@@ -1360,7 +1442,7 @@ type ToolCall struct {
 
 func (x *ToolCall) Reset() {
 	*x = ToolCall{}
-	mi := &file_proto_provider_provider_proto_msgTypes[17]
+	mi := &file_proto_provider_provider_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1454,7 @@ func (x *ToolCall) String() string {
 func (*ToolCall) ProtoMessage() {}
 
 func (x *ToolCall) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[17]
+	mi := &file_proto_provider_provider_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1467,7 @@ func (x *ToolCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToolCall.ProtoReflect.Descriptor instead.
 func (*ToolCall) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{17}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ToolCall) GetIndex() int64 {
@@ -1437,7 +1519,7 @@ type Citation struct {
 
 func (x *Citation) Reset() {
 	*x = Citation{}
-	mi := &file_proto_provider_provider_proto_msgTypes[18]
+	mi := &file_proto_provider_provider_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1531,7 @@ func (x *Citation) String() string {
 func (*Citation) ProtoMessage() {}
 
 func (x *Citation) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[18]
+	mi := &file_proto_provider_provider_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1544,7 @@ func (x *Citation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Citation.ProtoReflect.Descriptor instead.
 func (*Citation) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{18}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Citation) GetUrl() string {
@@ -1519,7 +1601,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_proto_provider_provider_proto_msgTypes[19]
+	mi := &file_proto_provider_provider_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1613,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[19]
+	mi := &file_proto_provider_provider_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1626,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{19}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Image) GetMediaType() string {
@@ -1588,7 +1670,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_proto_provider_provider_proto_msgTypes[20]
+	mi := &file_proto_provider_provider_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1682,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[20]
+	mi := &file_proto_provider_provider_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1695,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{20}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Usage) GetInput() int64 {
@@ -1661,7 +1743,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_proto_provider_provider_proto_msgTypes[21]
+	mi := &file_proto_provider_provider_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1755,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[21]
+	mi := &file_proto_provider_provider_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1768,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{21}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Finish) GetReason() string {
@@ -1714,7 +1796,7 @@ type ProviderData struct {
 
 func (x *ProviderData) Reset() {
 	*x = ProviderData{}
-	mi := &file_proto_provider_provider_proto_msgTypes[22]
+	mi := &file_proto_provider_provider_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1808,7 @@ func (x *ProviderData) String() string {
 func (*ProviderData) ProtoMessage() {}
 
 func (x *ProviderData) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[22]
+	mi := &file_proto_provider_provider_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1821,7 @@ func (x *ProviderData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProviderData.ProtoReflect.Descriptor instead.
 func (*ProviderData) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{22}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProviderData) GetType() string {
@@ -1771,7 +1853,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_proto_provider_provider_proto_msgTypes[23]
+	mi := &file_proto_provider_provider_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1865,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[23]
+	mi := &file_proto_provider_provider_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1878,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{23}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Error) GetKind() string {
@@ -1854,7 +1936,7 @@ type HTTPRequest struct {
 
 func (x *HTTPRequest) Reset() {
 	*x = HTTPRequest{}
-	mi := &file_proto_provider_provider_proto_msgTypes[24]
+	mi := &file_proto_provider_provider_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1948,7 @@ func (x *HTTPRequest) String() string {
 func (*HTTPRequest) ProtoMessage() {}
 
 func (x *HTTPRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[24]
+	mi := &file_proto_provider_provider_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +1961,7 @@ func (x *HTTPRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPRequest.ProtoReflect.Descriptor instead.
 func (*HTTPRequest) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{24}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HTTPRequest) GetMethod() string {
@@ -1913,7 +1995,7 @@ type HTTPHead struct {
 
 func (x *HTTPHead) Reset() {
 	*x = HTTPHead{}
-	mi := &file_proto_provider_provider_proto_msgTypes[25]
+	mi := &file_proto_provider_provider_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2007,7 @@ func (x *HTTPHead) String() string {
 func (*HTTPHead) ProtoMessage() {}
 
 func (x *HTTPHead) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[25]
+	mi := &file_proto_provider_provider_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2020,7 @@ func (x *HTTPHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HTTPHead.ProtoReflect.Descriptor instead.
 func (*HTTPHead) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{25}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HTTPHead) GetStatus() int32 {
@@ -1965,7 +2047,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_proto_provider_provider_proto_msgTypes[26]
+	mi := &file_proto_provider_provider_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2059,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_provider_provider_proto_msgTypes[26]
+	mi := &file_proto_provider_provider_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2072,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_proto_provider_provider_proto_rawDescGZIP(), []int{26}
+	return file_proto_provider_provider_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Header) GetName() string {
@@ -2037,7 +2119,10 @@ const file_proto_provider_provider_proto_rawDesc = "" +
 	"\bSettings\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\fR\x04json\"\f\n" +
 	"\n" +
-	"Configured\"$\n" +
+	"Configured\"\x10\n" +
+	"\x0eRunningRequest\"\x1b\n" +
+	"\x05Calls\x12\x12\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\"$\n" +
 	"\n" +
 	"TokenCount\x12\x16\n" +
 	"\x06tokens\x18\x01 \x01(\x03R\x06tokens\"\xbf\x05\n" +
@@ -2166,7 +2251,7 @@ const file_proto_provider_provider_proto_rawDesc = "" +
 	"\aheaders\x18\x02 \x03(\v2\x1a.sluice.provider.v1.HeaderR\aheaders\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value2\xc5\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value2\x8f\x04\n" +
 	"\bProvider\x12P\n" +
 	"\bDescribe\x12#.sluice.provider.v1.DescribeRequest\x1a\x1f.sluice.provider.v1.Description\x12I\n" +
 	"\tConfigure\x12\x1c.sluice.provider.v1.Settings\x1a\x1e.sluice.provider.v1.Configured\x12D\n" +
@@ -2174,7 +2259,8 @@ const file_proto_provider_provider_proto_rawDesc = "" +
 	"\x06Resume\x12\x1b.sluice.provider.v1.Request\x1a\x19.sluice.provider.v1.Batch0\x01\x12J\n" +
 	"\vCountTokens\x12\x1b.sluice.provider.v1.Request\x1a\x1e.sluice.provider.v1.TokenCount\x12F\n" +
 	"\n" +
-	"ListModels\x12\x1c.sluice.provider.v1.Settings\x1a\x1a.sluice.provider.v1.ModelsB+Z)github.com/sluicehq/sluice/proto/providerb\x06proto3"
+	"ListModels\x12\x1c.sluice.provider.v1.Settings\x1a\x1a.sluice.provider.v1.Models\x12H\n" +
+	"\aRunning\x12\".sluice.provider.v1.RunningRequest\x1a\x19.sluice.provider.v1.CallsB+Z)github.com/sluicehq/sluice/proto/providerb\x06proto3"
 
 var (
 	file_proto_provider_provider_proto_rawDescOnce sync.Once
@@ -2188,7 +2274,7 @@ func file_proto_provider_provider_proto_rawDescGZIP() []byte {
 	return file_proto_provider_provider_proto_rawDescData
 }
 
-var file_proto_provider_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_proto_provider_provider_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_proto_provider_provider_proto_goTypes = []any{
 	(*DescribeRequest)(nil), // 0: sluice.provider.v1.DescribeRequest
 	(*Description)(nil),     // 1: sluice.provider.v1.Description
@@ -2196,67 +2282,71 @@ var file_proto_provider_provider_proto_goTypes = []any{
 	(*Models)(nil),          // 3: sluice.provider.v1.Models
 	(*Settings)(nil),        // 4: sluice.provider.v1.Settings
 	(*Configured)(nil),      // 5: sluice.provider.v1.Configured
-	(*TokenCount)(nil),      // 6: sluice.provider.v1.TokenCount
-	(*Request)(nil),         // 7: sluice.provider.v1.Request
-	(*Message)(nil),         // 8: sluice.provider.v1.Message
-	(*Part)(nil),            // 9: sluice.provider.v1.Part
-	(*Tool)(nil),            // 10: sluice.provider.v1.Tool
-	(*ToolChoice)(nil),      // 11: sluice.provider.v1.ToolChoice
-	(*ResponseFormat)(nil),  // 12: sluice.provider.v1.ResponseFormat
-	(*ToolResult)(nil),      // 13: sluice.provider.v1.ToolResult
-	(*Batch)(nil),           // 14: sluice.provider.v1.Batch
-	(*Chunk)(nil),           // 15: sluice.provider.v1.Chunk
-	(*Reasoning)(nil),       // 16: sluice.provider.v1.Reasoning
-	(*ToolCall)(nil),        // 17: sluice.provider.v1.ToolCall
-	(*Citation)(nil),        // 18: sluice.provider.v1.Citation
-	(*Image)(nil),           // 19: sluice.provider.v1.Image
-	(*Usage)(nil),           // 20: sluice.provider.v1.Usage
-	(*Finish)(nil),          // 21: sluice.provider.v1.Finish
-	(*ProviderData)(nil),    // 22: sluice.provider.v1.ProviderData
-	(*Error)(nil),           // 23: sluice.provider.v1.Error
-	(*HTTPRequest)(nil),     // 24: sluice.provider.v1.HTTPRequest
-	(*HTTPHead)(nil),        // 25: sluice.provider.v1.HTTPHead
-	(*Header)(nil),          // 26: sluice.provider.v1.Header
-	nil,                     // 27: sluice.provider.v1.Request.OptionsEntry
+	(*RunningRequest)(nil),  // 6: sluice.provider.v1.RunningRequest
+	(*Calls)(nil),           // 7: sluice.provider.v1.Calls
+	(*TokenCount)(nil),      // 8: sluice.provider.v1.TokenCount
+	(*Request)(nil),         // 9: sluice.provider.v1.Request
+	(*Message)(nil),         // 10: sluice.provider.v1.Message
+	(*Part)(nil),            // 11: sluice.provider.v1.Part
+	(*Tool)(nil),            // 12: sluice.provider.v1.Tool
+	(*ToolChoice)(nil),      // 13: sluice.provider.v1.ToolChoice
+	(*ResponseFormat)(nil),  // 14: sluice.provider.v1.ResponseFormat
+	(*ToolResult)(nil),      // 15: sluice.provider.v1.ToolResult
+	(*Batch)(nil),           // 16: sluice.provider.v1.Batch
+	(*Chunk)(nil),           // 17: sluice.provider.v1.Chunk
+	(*Reasoning)(nil),       // 18: sluice.provider.v1.Reasoning
+	(*ToolCall)(nil),        // 19: sluice.provider.v1.ToolCall
+	(*Citation)(nil),        // 20: sluice.provider.v1.Citation
+	(*Image)(nil),           // 21: sluice.provider.v1.Image
+	(*Usage)(nil),           // 22: sluice.provider.v1.Usage
+	(*Finish)(nil),          // 23: sluice.provider.v1.Finish
+	(*ProviderData)(nil),    // 24: sluice.provider.v1.ProviderData
+	(*Error)(nil),           // 25: sluice.provider.v1.Error
+	(*HTTPRequest)(nil),     // 26: sluice.provider.v1.HTTPRequest
+	(*HTTPHead)(nil),        // 27: sluice.provider.v1.HTTPHead
+	(*Header)(nil),          // 28: sluice.provider.v1.Header
+	nil,                     // 29: sluice.provider.v1.Request.OptionsEntry
 }
 var file_proto_provider_provider_proto_depIdxs = []int32{
 	2,  // 0: sluice.provider.v1.Description.models:type_name -> sluice.provider.v1.Model
 	2,  // 1: sluice.provider.v1.Models.models:type_name -> sluice.provider.v1.Model
-	8,  // 2: sluice.provider.v1.Request.messages:type_name -> sluice.provider.v1.Message
-	10, // 3: sluice.provider.v1.Request.tools:type_name -> sluice.provider.v1.Tool
-	11, // 4: sluice.provider.v1.Request.tool_choice:type_name -> sluice.provider.v1.ToolChoice
-	12, // 5: sluice.provider.v1.Request.response_format:type_name -> sluice.provider.v1.ResponseFormat
-	27, // 6: sluice.provider.v1.Request.options:type_name -> sluice.provider.v1.Request.OptionsEntry
-	9,  // 7: sluice.provider.v1.Message.parts:type_name -> sluice.provider.v1.Part
-	19, // 8: sluice.provider.v1.Part.image:type_name -> sluice.provider.v1.Image
-	17, // 9: sluice.provider.v1.Part.tool_call:type_name -> sluice.provider.v1.ToolCall
-	13, // 10: sluice.provider.v1.Part.tool_result:type_name -> sluice.provider.v1.ToolResult
-	16, // 11: sluice.provider.v1.Part.reasoning:type_name -> sluice.provider.v1.Reasoning
-	22, // 12: sluice.provider.v1.Part.provider_data:type_name -> sluice.provider.v1.ProviderData
-	15, // 13: sluice.provider.v1.Batch.chunks:type_name -> sluice.provider.v1.Chunk
-	16, // 14: sluice.provider.v1.Chunk.reasoning:type_name -> sluice.provider.v1.Reasoning
-	17, // 15: sluice.provider.v1.Chunk.tool_call:type_name -> sluice.provider.v1.ToolCall
-	18, // 16: sluice.provider.v1.Chunk.citation:type_name -> sluice.provider.v1.Citation
-	19, // 17: sluice.provider.v1.Chunk.image:type_name -> sluice.provider.v1.Image
-	20, // 18: sluice.provider.v1.Chunk.usage:type_name -> sluice.provider.v1.Usage
-	21, // 19: sluice.provider.v1.Chunk.finish:type_name -> sluice.provider.v1.Finish
-	22, // 20: sluice.provider.v1.Chunk.provider_data:type_name -> sluice.provider.v1.ProviderData
-	26, // 21: sluice.provider.v1.HTTPRequest.headers:type_name -> sluice.provider.v1.Header
-	26, // 22: sluice.provider.v1.HTTPHead.headers:type_name -> sluice.provider.v1.Header
+	10, // 2: sluice.provider.v1.Request.messages:type_name -> sluice.provider.v1.Message
+	12, // 3: sluice.provider.v1.Request.tools:type_name -> sluice.provider.v1.Tool
+	13, // 4: sluice.provider.v1.Request.tool_choice:type_name -> sluice.provider.v1.ToolChoice
+	14, // 5: sluice.provider.v1.Request.response_format:type_name -> sluice.provider.v1.ResponseFormat
+	29, // 6: sluice.provider.v1.Request.options:type_name -> sluice.provider.v1.Request.OptionsEntry
+	11, // 7: sluice.provider.v1.Message.parts:type_name -> sluice.provider.v1.Part
+	21, // 8: sluice.provider.v1.Part.image:type_name -> sluice.provider.v1.Image
+	19, // 9: sluice.provider.v1.Part.tool_call:type_name -> sluice.provider.v1.ToolCall
+	15, // 10: sluice.provider.v1.Part.tool_result:type_name -> sluice.provider.v1.ToolResult
+	18, // 11: sluice.provider.v1.Part.reasoning:type_name -> sluice.provider.v1.Reasoning
+	24, // 12: sluice.provider.v1.Part.provider_data:type_name -> sluice.provider.v1.ProviderData
+	17, // 13: sluice.provider.v1.Batch.chunks:type_name -> sluice.provider.v1.Chunk
+	18, // 14: sluice.provider.v1.Chunk.reasoning:type_name -> sluice.provider.v1.Reasoning
+	19, // 15: sluice.provider.v1.Chunk.tool_call:type_name -> sluice.provider.v1.ToolCall
+	20, // 16: sluice.provider.v1.Chunk.citation:type_name -> sluice.provider.v1.Citation
+	21, // 17: sluice.provider.v1.Chunk.image:type_name -> sluice.provider.v1.Image
+	22, // 18: sluice.provider.v1.Chunk.usage:type_name -> sluice.provider.v1.Usage
+	23, // 19: sluice.provider.v1.Chunk.finish:type_name -> sluice.provider.v1.Finish
+	24, // 20: sluice.provider.v1.Chunk.provider_data:type_name -> sluice.provider.v1.ProviderData
+	28, // 21: sluice.provider.v1.HTTPRequest.headers:type_name -> sluice.provider.v1.Header
+	28, // 22: sluice.provider.v1.HTTPHead.headers:type_name -> sluice.provider.v1.Header
 	0,  // 23: sluice.provider.v1.Provider.Describe:input_type -> sluice.provider.v1.DescribeRequest
 	4,  // 24: sluice.provider.v1.Provider.Configure:input_type -> sluice.provider.v1.Settings
-	7,  // 25: sluice.provider.v1.Provider.Generate:input_type -> sluice.provider.v1.Request
-	7,  // 26: sluice.provider.v1.Provider.Resume:input_type -> sluice.provider.v1.Request
-	7,  // 27: sluice.provider.v1.Provider.CountTokens:input_type -> sluice.provider.v1.Request
+	9,  // 25: sluice.provider.v1.Provider.Generate:input_type -> sluice.provider.v1.Request
+	9,  // 26: sluice.provider.v1.Provider.Resume:input_type -> sluice.provider.v1.Request
+	9,  // 27: sluice.provider.v1.Provider.CountTokens:input_type -> sluice.provider.v1.Request
 	4,  // 28: sluice.provider.v1.Provider.ListModels:input_type -> sluice.provider.v1.Settings
-	1,  // 29: sluice.provider.v1.Provider.Describe:output_type -> sluice.provider.v1.Description
-	5,  // 30: sluice.provider.v1.Provider.Configure:output_type -> sluice.provider.v1.Configured
-	14, // 31: sluice.provider.v1.Provider.Generate:output_type -> sluice.provider.v1.Batch
-	14, // 32: sluice.provider.v1.Provider.Resume:output_type -> sluice.provider.v1.Batch
-	6,  // 33: sluice.provider.v1.Provider.CountTokens:output_type -> sluice.provider.v1.TokenCount
-	3,  // 34: sluice.provider.v1.Provider.ListModels:output_type -> sluice.provider.v1.Models
-	29, // [29:35] is the sub-list for method output_type
-	23, // [23:29] is the sub-list for method input_type
+	6,  // 29: sluice.provider.v1.Provider.Running:input_type -> sluice.provider.v1.RunningRequest
+	1,  // 30: sluice.provider.v1.Provider.Describe:output_type -> sluice.provider.v1.Description
+	5,  // 31: sluice.provider.v1.Provider.Configure:output_type -> sluice.provider.v1.Configured
+	16, // 32: sluice.provider.v1.Provider.Generate:output_type -> sluice.provider.v1.Batch
+	16, // 33: sluice.provider.v1.Provider.Resume:output_type -> sluice.provider.v1.Batch
+	8,  // 34: sluice.provider.v1.Provider.CountTokens:output_type -> sluice.provider.v1.TokenCount
+	3,  // 35: sluice.provider.v1.Provider.ListModels:output_type -> sluice.provider.v1.Models
+	7,  // 36: sluice.provider.v1.Provider.Running:output_type -> sluice.provider.v1.Calls
+	30, // [30:37] is the sub-list for method output_type
+	23, // [23:30] is the sub-list for method input_type
 	23, // [23:23] is the sub-list for extension type_name
 	23, // [23:23] is the sub-list for extension extendee
 	0,  // [0:23] is the sub-list for field type_name
@@ -2267,8 +2357,8 @@ func file_proto_provider_provider_proto_init() {
 	if File_proto_provider_provider_proto != nil {
 		return
 	}
-	file_proto_provider_provider_proto_msgTypes[7].OneofWrappers = []any{}
-	file_proto_provider_provider_proto_msgTypes[9].OneofWrappers = []any{
+	file_proto_provider_provider_proto_msgTypes[9].OneofWrappers = []any{}
+	file_proto_provider_provider_proto_msgTypes[11].OneofWrappers = []any{
 		(*Part_Text)(nil),
 		(*Part_Image)(nil),
 		(*Part_ToolCall)(nil),
@@ -2276,7 +2366,7 @@ func file_proto_provider_provider_proto_init() {
 		(*Part_Reasoning)(nil),
 		(*Part_ProviderData)(nil),
 	}
-	file_proto_provider_provider_proto_msgTypes[15].OneofWrappers = []any{
+	file_proto_provider_provider_proto_msgTypes[17].OneofWrappers = []any{
 		(*Chunk_Text)(nil),
 		(*Chunk_Reasoning)(nil),
 		(*Chunk_ToolCall)(nil),
@@ -2293,7 +2383,7 @@ func file_proto_provider_provider_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_provider_provider_proto_rawDesc), len(file_proto_provider_provider_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

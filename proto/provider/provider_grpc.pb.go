@@ -33,6 +33,7 @@ const (
 	Provider_Resume_FullMethodName      = "/sluice.provider.v1.Provider/Resume"
 	Provider_CountTokens_FullMethodName = "/sluice.provider.v1.Provider/CountTokens"
 	Provider_ListModels_FullMethodName  = "/sluice.provider.v1.Provider/ListModels"
+	Provider_Running_FullMethodName     = "/sluice.provider.v1.Provider/Running"
 )
 
 // ProviderClient is the client API for Provider service.
@@ -49,6 +50,7 @@ type ProviderClient interface {
 	Resume(ctx context.Context, in *Request, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Batch], error)
 	CountTokens(ctx context.Context, in *Request, opts ...grpc.CallOption) (*TokenCount, error)
 	ListModels(ctx context.Context, in *Settings, opts ...grpc.CallOption) (*Models, error)
+	Running(ctx context.Context, in *RunningRequest, opts ...grpc.CallOption) (*Calls, error)
 }
 
 type providerClient struct {
@@ -137,6 +139,16 @@ func (c *providerClient) ListModels(ctx context.Context, in *Settings, opts ...g
 	return out, nil
 }
 
+func (c *providerClient) Running(ctx context.Context, in *RunningRequest, opts ...grpc.CallOption) (*Calls, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Calls)
+	err := c.cc.Invoke(ctx, Provider_Running_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProviderServer is the server API for Provider service.
 // All implementations must embed UnimplementedProviderServer
 // for forward compatibility.
@@ -151,6 +163,7 @@ type ProviderServer interface {
 	Resume(*Request, grpc.ServerStreamingServer[Batch]) error
 	CountTokens(context.Context, *Request) (*TokenCount, error)
 	ListModels(context.Context, *Settings) (*Models, error)
+	Running(context.Context, *RunningRequest) (*Calls, error)
 	mustEmbedUnimplementedProviderServer()
 }
 
@@ -178,6 +191,9 @@ func (UnimplementedProviderServer) CountTokens(context.Context, *Request) (*Toke
 }
 func (UnimplementedProviderServer) ListModels(context.Context, *Settings) (*Models, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
+}
+func (UnimplementedProviderServer) Running(context.Context, *RunningRequest) (*Calls, error) {
+	return nil, status.Error(codes.Unimplemented, "method Running not implemented")
 }
 func (UnimplementedProviderServer) mustEmbedUnimplementedProviderServer() {}
 func (UnimplementedProviderServer) testEmbeddedByValue()                  {}
@@ -294,6 +310,24 @@ func _Provider_ListModels_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Provider_Running_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RunningRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProviderServer).Running(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Provider_Running_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProviderServer).Running(ctx, req.(*RunningRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Provider_ServiceDesc is the grpc.ServiceDesc for Provider service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -316,6 +350,10 @@ var Provider_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListModels",
 			Handler:    _Provider_ListModels_Handler,
+		},
+		{
+			MethodName: "Running",
+			Handler:    _Provider_Running_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

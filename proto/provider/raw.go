@@ -46,6 +46,7 @@ const (
 	Resume      Method = Provider_Resume_FullMethodName
 	CountTokens Method = Provider_CountTokens_FullMethodName
 	ListModels  Method = Provider_ListModels_FullMethodName
+	Running     Method = Provider_Running_FullMethodName
 )
 
 // RawServer serves encoded messages. Both functions are called concurrently.
