@@ -144,8 +144,10 @@ type Plugin struct {
 	// Egress narrows the manifest's list of origins; empty leaves it as it is.
 	Egress []string `koanf:"egress" help:"origins it may reach, out of those its manifest names; empty is all of them"`
 	// AllowPrivate names hosts or host:port pairs that may be private or loopback addresses.
-	AllowPrivate []string     `koanf:"allow_private" help:"hosts (or host:port) it may reach although their address is private or loopback"`
-	Limits       PluginLimits `koanf:"limits"`
+	AllowPrivate []string `koanf:"allow_private" help:"hosts (or host:port) it may reach although their address is private or loopback"`
+	// RequireBox holds guarantees without which a native plugin is not started.
+	RequireBox []string     `koanf:"require_box" help:"what the box of a native plugin must guarantee for it to be started: network, files, processes"`
+	Limits     PluginLimits `koanf:"limits"`
 }
 
 // PluginLimits tightens the manifest's limits; zero leaves the manifest's.

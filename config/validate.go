@@ -189,6 +189,9 @@ func (k check) plugins(p *Plugins) {
 				k.report(key+".allow_private", host, "is not a host or host:port")
 			}
 		}
+		for _, guarantee := range c.RequireBox {
+			k.oneOf(key+".require_box", guarantee, "network", "files", "processes")
+		}
 		k.size(key+".limits.memory", c.Limits.Memory, 0, 64*GiB)
 		k.between(key+".limits.concurrency", int64(c.Limits.Concurrency), 0, 100_000)
 		k.duration(key+".limits.first_token", c.Limits.FirstToken, 0, 24*time.Hour)
