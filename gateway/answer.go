@@ -4,6 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
+)
+
+// Events that only a gateway sends.
+const (
+	eventConnected = "connected"
+	eventComplaint = "error"
+	eventModels    = "models:v1"
+	eventExpiring  = "auth:expiring:v1"
 )
 
 // Codes of refusals. They are part of the wire: clients branch on them.
@@ -17,6 +26,9 @@ const (
 	codeNotFound       = "not_found"
 	codeUnauthorized   = "unauthorized"
 	codeLimit          = "limit_reached"
+	codeRate           = "rate_limited"
+	codeTooManyJobs    = "too_many_jobs"
+	codeTooManySockets = "too_many_connections"
 	codeSlow           = "too_slow"
 	codeUnavailable    = "unavailable"
 	codeInternal       = "internal"
@@ -27,6 +39,14 @@ const (
 type refused struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
+	// RetryAfterMs says when to try again, if that may help.
+	RetryAfterMs int64 `json:"retryAfterMs,omitempty"`
+}
+
+// after says when to try again.
+func (r *refused) after(wait time.Duration) *refused {
+	r.RetryAfterMs = max(1, wait.Milliseconds())
+	return r
 }
 
 func (r *refused) Error() string { return r.Code + ": " + r.Message }
@@ -52,6 +72,7 @@ type answer struct {
 	State   string          `json:"state,omitempty"`
 	Attempt *int64          `json:"attempt,omitempty"`
 	Seq     *int64          `json:"seq,omitempty"`
+	Expires int64           `json:"expiresAt,omitempty"` // ms
 	Error   *refused        `json:"error,omitempty"`
 }
 

@@ -7,16 +7,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/time/rate"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/proto/job"
 )
 
 // leeway is how far the clock of whoever signs tokens may be off.
@@ -25,14 +26,39 @@ const leeway = 30 * time.Second
 // anonymous is everybody's user id when nobody has to sign in.
 const anonymous = "anonymous"
 
-// identity is who stands behind a socket. It is fixed for the socket's life.
+// identity is who stands behind a socket, and what that user may do. User and
+// tenant are fixed for the socket's life.
 type identity struct {
 	User   string
 	Tenant string
-	// Admin may watch, resume and cancel everybody's jobs.
+	// Admin may watch, resume and cancel all jobs: of the tenant, or without a
+	// tenant of everybody.
 	Admin bool
+	// Monitor may read the metrics; an admin without a tenant may, too.
+	Monitor bool
+	Limits  grant
 	// Expires ends the session; zero is never.
 	Expires time.Time
+	// Key is the API key that was shown, zero for none.
+	Key fingerprint
+}
+
+// owner names the user for whoever compares.
+func (i identity) owner() string { return job.Owner(i.Tenant, i.User) }
+
+// take gives a role.
+func (i *identity) take(role string) {
+	switch role {
+	case "admin":
+		i.Admin = true
+	case "metrics":
+		i.Monitor = true
+	}
+}
+
+// may reports whether a job is this user's business.
+func (i identity) may(st job.Status) bool {
+	return st.Owner() == i.owner() || i.Admin && (i.Tenant == "" || i.Tenant == st.Tenant)
 }
 
 // credentials are the places of a handshake where a token may be, in the order
@@ -72,6 +98,8 @@ func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (aut
 	switch c.Mode {
 	case "", "none":
 		return openDoor{}, nil
+	case "keys":
+		return shutDoor{}, nil
 	case "hs256":
 		secret := []byte(c.Secret.Reveal())
 		if len(secret) < 32 {
@@ -108,7 +136,7 @@ func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (aut
 		options = append(options, jwt.WithValidMethods([]string{"RS256", "ES256", "EdDSA"}))
 		return tokenDoor{parser: jwt.NewParser(options...), key: keys.KeyfuncCtx}, nil
 	}
-	return nil, fmt.Errorf("gateway.auth.mode: %q is unknown: use none, hs256 or jwt", c.Mode)
+	return nil, fmt.Errorf("gateway.auth.mode: %q is unknown: use none, keys, hs256 or jwt", c.Mode)
 }
 
 // openDoor lets everybody in as the same user.
@@ -130,6 +158,11 @@ type claims struct {
 	Tenant string   `json:"tenant"`
 	Roles  wordList `json:"roles"`
 	Role   string   `json:"role"`
+	Limits struct {
+		Connections *uint16 `json:"connections"`
+		Starts      *uint16 `json:"starts_per_minute"`
+		Jobs        *uint16 `json:"jobs"`
+	} `json:"limits"`
 }
 
 type wordList []string
@@ -149,22 +182,35 @@ type errAuth struct{ reason string }
 
 func (e errAuth) Error() string { return "Authentication failed: " + e.reason }
 
+const noToken = "no token: send one as auth.token, as a bearer in the Authorization header or as the query parameter token"
+
 func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error) {
 	token := c.token()
 	if token == "" {
-		return identity{}, errAuth{"no token: send one as auth.token, as a bearer in the Authorization header or as the query parameter token"}
+		return identity{}, errAuth{noToken}
 	}
 	var said claims
 	if _, err := d.parser.ParseWithClaims(token, &said, d.key(ctx)); err != nil {
 		return identity{}, errAuth{refusal(err)}
 	}
-	if err := checkUser(said.Subject); err != nil {
-		return identity{}, errAuth{err.Error()}
+	if err := checkNames(said.Subject, said.Tenant); err != nil {
+		return identity{}, errAuth{"claims sub and tenant: " + err.Error()}
 	}
-	id := identity{
-		User:   said.Subject,
-		Tenant: said.Tenant,
-		Admin:  said.Role == "admin" || slices.Contains(said.Roles, "admin"),
+	id := identity{User: said.Subject, Tenant: said.Tenant}
+	for _, role := range append(said.Roles, said.Role) {
+		id.take(role)
+	}
+	for _, limit := range []struct {
+		said *uint16
+		own  *int
+	}{
+		{said.Limits.Connections, &id.Limits.Connections},
+		{said.Limits.Starts, &id.Limits.Starts},
+		{said.Limits.Jobs, &id.Limits.Jobs},
+	} {
+		if limit.said != nil {
+			*limit.own = own(int(*limit.said))
+		}
 	}
 	if said.ExpiresAt != nil {
 		id.Expires = said.ExpiresAt.Add(leeway)
@@ -193,14 +239,17 @@ func refusal(err error) string {
 	return "the token is not valid"
 }
 
-func checkUser(name string) error {
-	switch {
-	case name == "":
-		return errors.New("the token names no user (claim sub)")
-	case len(name) > 256:
-		return errors.New("the token's user (claim sub) is longer than 256 bytes")
-	case strings.ContainsFunc(name, unicode.IsControl):
-		return errors.New("the token's user (claim sub) has control characters")
+func checkNames(user, tenant string) error {
+	if user == "" {
+		return errors.New("no user is named")
+	}
+	for _, name := range []string{user, tenant} {
+		if len(name) > 256 {
+			return errors.New("a name is longer than 256 bytes")
+		}
+		if !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+			return errors.New("a name has control characters")
+		}
 	}
 	return nil
 }
@@ -215,5 +264,5 @@ func checkExposure(c config.Gateway, at *net.TCPAddr) error {
 		return nil
 	}
 	return fmt.Errorf("gateway.addr: %q can be reached from other machines, and gateway.auth.mode is none: "+
-		"set gateway.auth.mode to hs256 or jwt, or listen on 127.0.0.1, or set gateway.auth.insecure_public to let everybody in", c.Addr)
+		"set gateway.auth.mode to keys, hs256 or jwt, or listen on 127.0.0.1, or set gateway.auth.insecure_public to let everybody in", c.Addr)
 }

@@ -2,13 +2,16 @@
 // hands them to Redis, and carries the frames of each job back to the sockets
 // that watch it.
 //
-// A socket's life: the handshake is authenticated (auth.go), the socket becomes
-// a session (session.go) with an outbox that is bounded (outbox.go); its events
-// start, cancel, resume and leave jobs (jobs.go); each job that it watches has a
-// place in the job's log (watch.go) from which it is fed, live or catching up.
-// The hub (hub.go) is the index of users, sockets and jobs. What older workers
-// publish takes a way of its own (legacy.go). Only socketio.go knows the
-// Socket.IO library and the engine below it.
+// A socket's life: its address is judged (limits.go), the handshake is
+// authenticated (auth.go, keys.go), the socket becomes a session (session.go),
+// which ends with its token unless that is renewed (renew.go), with an outbox
+// that is bounded (outbox.go); its events start, cancel, resume and leave jobs
+// (jobs.go); each job that it watches has a place in the job's log (watch.go)
+// from which it is fed, live or catching up, and until it has begun one in the
+// lobby (lobby.go). The hub (hub.go) is the index of users, sockets and jobs.
+// What older workers publish takes a way of its own (legacy.go). Clients without
+// a socket ask for a job's state (rest.go). Only socketio.go knows the Socket.IO
+// library and the engine below it.
 package gateway
 
 import (
@@ -16,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -38,6 +42,8 @@ type Options struct {
 	TTL time.Duration
 	// Ready, if set, is called once with the address listened on.
 	Ready func(addr string)
+
+	tail job.TailOptions // for tests
 }
 
 // core is what all sessions of one gateway share.
@@ -52,6 +58,14 @@ type core struct {
 	auth   authenticator
 	legacy *forwarder
 
+	metrics   *metrics
+	admission *admission
+	pacer     pacer
+	lobby     *lobby
+	reads     chan struct{}   // taken while a job is read for a client without a socket
+	tickets   chan lostTicket // that may have been lost, on their way back into the queue
+	stall     time.Duration   // how long a client may take nothing of what it lacks
+
 	// ctx ends when the sessions have been told to go; work waits for what
 	// they started.
 	ctx  context.Context
@@ -64,20 +78,33 @@ func newCore(ctx context.Context, o Options, auth authenticator) *core {
 		MaxRequest: int(o.Config.Limits.Request),
 		General:    o.Config.Legacy,
 	})
+	tail := o.tail
+	tail.Merge, tail.MergeSize = mergeOver, min(mergeSize, max(16<<10, int(o.Config.Limits.Pending)/4))
 	c := &core{
-		conf:   o.Config,
-		log:    o.Log,
-		store:  store,
-		queue:  job.NewQueue(o.Redis),
-		tail:   job.NewTail(store, o.Log, job.TailOptions{Merge: -1}), // every frame as it is in the log
-		models: &models{census: job.NewHosts(store, o.Log, job.HostsOptions{}), log: o.Log},
-		auth:   auth,
-		ctx:    ctx,
+		conf:    o.Config,
+		log:     o.Log,
+		store:   store,
+		queue:   job.NewQueue(o.Redis),
+		tail:    job.NewTail(store, o.Log, tail),
+		models:  &models{census: job.NewHosts(store, o.Log, job.HostsOptions{}), log: o.Log},
+		auth:    auth,
+		metrics: newMetrics(),
+		lobby:   newLobby(),
+		reads:   make(chan struct{}, maxReads),
+		tickets: make(chan lostTicket, maxLost),
+		stall:   stallTime,
+		ctx:     ctx,
 	}
+	c.admission = newAdmission(o.Config, c.metrics)
 	c.hub = newHub(c.tail)
 	c.tail.Lost(c.lost)
+	c.tail.Idle(c.idle)
+	c.metrics.gauge("sockets", "Sockets connected.", func() int { n, _, _ := c.hub.counts(); return n })
+	c.metrics.gauge("users", "Users with a socket here.", func() int { _, n, _ := c.hub.counts(); return n })
+	c.metrics.gauge("watches", "Jobs watched, each once for every socket.", func() int { _, _, n := c.hub.counts(); return n })
+	c.metrics.gauge("waiting_jobs", "Jobs watched here that have not begun.", func() int { return len(c.lobby.waiting()) })
 	if o.Config.Legacy {
-		c.legacy = newForwarder(c.hub, o.Log)
+		c.legacy = newForwarder(c.hub, o.Log, c.metrics)
 		c.tail.Legacy(c.legacy.forward)
 	}
 	return c
@@ -116,6 +143,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	var ring *keyRing
+	if path := o.Config.Auth.KeysFile; path != "" {
+		if ring, err = openKeys(path, o.Log); err != nil {
+			return err
+		}
+		auth = keyDoor{ring: ring, next: auth}
+	}
 	c := newCore(life, o, auth)
 	listener, err := net.ListenTCP("tcp", addr)
 	if err != nil {
@@ -123,6 +157,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 
 	sockets := newSocketServer(c)
+	c.metrics.gauge("connections", "Connections of the transport, those included that have not signed in.", sockets.engine.Len)
 	server := newHTTPServer(c, o.Redis, sockets)
 	var running sync.WaitGroup
 	failed := make(chan error, 3)
@@ -135,10 +170,13 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 	running.Go(func() {
-		if err := c.tail.Run(life); err != nil && life.Err() == nil {
+		if err := c.run(life); err != nil && life.Err() == nil {
 			failed <- fmt.Errorf("follow jobs: %w", err)
 		}
 	})
+	if ring != nil {
+		running.Go(func() { ring.run(life, func() { c.keysChanged(ring) }) })
+	}
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("serve: %w", err)
@@ -161,20 +199,85 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-// stop ends all connections, at most in the time of grace: it closes the
-// listener, tells every socket, and lets each take what is on its way.
+// run does what goes on beside the sockets until ctx ends.
+func (c *core) run(ctx context.Context) error {
+	var beside sync.WaitGroup
+	beside.Go(func() { c.runLobby(ctx) })
+	beside.Go(func() { c.pushModels(ctx) })
+	beside.Go(func() { c.requeue(ctx) })
+	err := c.tail.Run(ctx)
+	beside.Wait()
+	return err
+}
+
+// maxLost is how many tickets may be on their way back into the queue; what
+// doesn't fit is found again by the next look.
+const maxLost = 256
+
+// lostTicket is a ticket that a watched job has waited for so long that Redis may
+// have lost it.
+type lostTicket struct {
+	ticket   job.Ticket
+	priority string
+}
+
+// idle takes such tickets from the tail. It must not block.
+func (c *core) idle(next job.Ticket, priority string) {
+	select {
+	case c.tickets <- lostTicket{next, priority}:
+	default:
+	}
+}
+
+// requeue puts them into the queue: where one is there already, nothing happens.
+func (c *core) requeue(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case t := <-c.tickets:
+			limited, cancel := context.WithTimeout(ctx, patience)
+			err := c.queue.Enqueue(limited, t.ticket, t.priority, 0)
+			cancel()
+			if err != nil {
+				c.log.Warn("ticket of a waiting job could not be enqueued again", "job", t.ticket.Job, "err", err)
+				continue
+			}
+			c.metrics.requeued.Inc()
+		}
+	}
+}
+
+// How sockets are spread when a gateway stops: one after the other, in half of
+// the time of grace, but no slower than it takes to be gentle.
+const farewellPause = 5 * time.Millisecond
+
+// stop ends all connections, at most in the time of grace: nobody is let in any
+// more, every socket is told when to come back and closed in its turn, and lets
+// go what is on its way. The listener stays until then, for those that poll.
 func (c *core) stop(server *http.Server, closeSockets func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.conf.Grace)
 	defer cancel()
-	var waiting sync.WaitGroup
-	waiting.Go(func() {
-		if err := server.Shutdown(ctx); err != nil {
-			_ = server.Close() // out of patience
-		}
-	})
-	for _, s := range c.hub.close() {
-		s.part(refuse(codeUnavailable, "this gateway is stopping: reconnect and resume"))
-	}
+	c.admission.close()
+	c.farewell(ctx, c.hub.close())
 	closeSockets()
-	waiting.Wait()
+	if err := server.Shutdown(ctx); err != nil {
+		_ = server.Close() // out of patience
+	}
+}
+
+// farewell sends the sockets away, evenly spread, so that the gateways which stay
+// don't get all of them at once.
+func (c *core) farewell(ctx context.Context, sessions []*session) {
+	if len(sessions) == 0 {
+		return
+	}
+	pause := min(c.conf.Grace/2/time.Duration(len(sessions)), farewellPause)
+	began := time.Now()
+	for i, s := range sessions {
+		if ahead := time.Duration(i)*pause - time.Since(began); ahead > 0 {
+			sleep(ctx, ahead)
+		}
+		s.part(refuse(codeUnavailable, "this gateway is stopping: reconnect and resume").after(rand.N(comeBack / 4)))
+	}
 }

@@ -31,7 +31,15 @@ func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *ht
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		plain(w, http.StatusOK, "ok")
 	})
-	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) { ready(w, r, rdb) })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		if c.admission.isClosed() {
+			plain(w, http.StatusServiceUnavailable, "stopping")
+			return
+		}
+		ready(w, r, rdb)
+	})
+	mux.Handle("GET /metrics", c.serveMetrics())
+	mux.HandleFunc("/v1/jobs/{id}", c.serveJob)
 	if c.conf.Page {
 		mux.Handle("/", page.Handler(c.conf.Path))
 	}

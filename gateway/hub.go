@@ -6,9 +6,9 @@ import (
 	"github.com/sluicehq/sluice/proto/job"
 )
 
-// feed makes a user's new jobs known, whichever gateway accepted them.
+// feed makes an owner's new jobs known, whichever gateway accepted them.
 type feed interface {
-	WatchUser(user string, deliver func(job.Frame)) (stop func())
+	WatchUser(owner string, deliver func(job.Frame)) (stop func())
 }
 
 // hub knows who is connected and who watches what. It is the gateway's own
@@ -20,7 +20,7 @@ type hub struct {
 	mu     sync.Mutex
 	closed bool
 	all    map[*session]bool
-	users  map[string]*room
+	users  map[string]*room // by owner, see job.Owner
 	jobs   map[string]map[*session]bool
 }
 
@@ -35,17 +35,21 @@ func newHub(f feed) *hub {
 	return &hub{feed: f, all: map[*session]bool{}, users: map[string]*room{}, jobs: map[string]map[*session]bool{}}
 }
 
-// join adds a session; false once the hub is closed. The first of a user begins
-// the user's feed.
-func (h *hub) join(s *session) bool {
-	user := s.who.User
+// join adds a session, unless the hub is closed or the user has max sockets here
+// already (0 is no limit). The first of a user begins the user's feed.
+func (h *hub) join(s *session, max int) error {
+	user := s.owner
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
-		return false
+		return refuse(codeUnavailable, "this gateway is stopping: connect again").after(comeBack)
+	}
+	r := h.users[user]
+	if r != nil && max > 0 && len(r.sessions) >= max {
+		h.mu.Unlock()
+		return tooManySockets(max)
 	}
 	h.all[s] = true
-	r := h.users[user]
 	first := r == nil
 	if first {
 		r = &room{sessions: map[*session]bool{}}
@@ -54,7 +58,7 @@ func (h *hub) join(s *session) bool {
 	r.sessions[s] = true
 	h.mu.Unlock()
 	if !first {
-		return true
+		return nil
 	}
 
 	stop := h.feed.WatchUser(user, func(f job.Frame) { h.started(user, f) })
@@ -65,17 +69,17 @@ func (h *hub) join(s *session) bool {
 	if gone {
 		stop()
 	}
-	return true
+	return nil
 }
 
 func (h *hub) leave(s *session) {
 	var stop func()
 	h.mu.Lock()
 	delete(h.all, s)
-	if r := h.users[s.who.User]; r != nil && r.sessions[s] {
+	if r := h.users[s.owner]; r != nil && r.sessions[s] {
 		delete(r.sessions, s)
 		if len(r.sessions) == 0 {
-			delete(h.users, s.who.User)
+			delete(h.users, s.owner)
 			r.empty = true
 			stop = r.stop
 		}
@@ -93,7 +97,7 @@ func (h *hub) started(user string, f job.Frame) {
 	}
 }
 
-// of lists the sessions of a user.
+// of lists the sessions of an owner.
 func (h *hub) of(user string) []*session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -135,6 +139,33 @@ func (h *hub) close() []*session {
 	defer h.mu.Unlock()
 	h.closed = true
 	return list(h.all)
+}
+
+// everybody lists all sessions.
+func (h *hub) everybody() []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return list(h.all)
+}
+
+// counts says how many sockets, users and watches of jobs there are.
+func (h *hub) counts() (sockets, users, watches int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, set := range h.jobs {
+		watches += len(set)
+	}
+	return len(h.all), len(h.users), watches
+}
+
+// sockets is the number of sockets of an owner.
+func (h *hub) sockets(owner string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r := h.users[owner]; r != nil {
+		return len(r.sessions)
+	}
+	return 0
 }
 
 func list(set map[*session]bool) []*session {

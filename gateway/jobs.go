@@ -48,8 +48,15 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 	}
 	ans := answer{JobID: j.ID}
 	var st job.Status
-	var created bool
+	var created, admitted bool
+	var over error
 	err = s.c.persist(ctx, func(ctx context.Context) error {
+		if !admitted {
+			if over = s.admit(ctx, j.ID); over != nil {
+				return nil
+			}
+			admitted = true
+		}
 		var made bool
 		var err error
 		if st, made, err = s.c.store.Create(ctx, j); err != nil {
@@ -64,14 +71,20 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 	if err != nil {
 		return ans, nil, s.c.jobError("start", j.ID, err)
 	}
+	if over != nil {
+		if st, err = s.c.store.Status(ctx, j.ID); req.JobID == "" || err != nil || st.Owner() != s.owner {
+			return answer{}, nil, over
+		} // no start: it is known already
+	}
 	ans.Status = string(st.State)
-	if st.State == job.StateQueued {
+	if created {
+		s.c.metrics.starts.Inc()
 		s.log.Info("job accepted", "job", j.ID, "model", first(j.Models))
 	}
 	started := encode(job.Started{JobID: j.ID, Query: j.Query, Model: first(j.Models)})
 	return ans, func() {
 		s.show(j.ID, started, !created)
-		for _, tab := range s.c.hub.of(s.who.User) {
+		for _, tab := range s.c.hub.of(s.owner) {
 			if tab != s {
 				tab.show(j.ID, started, false)
 			}
@@ -81,12 +94,12 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 
 // readStart checks a start and makes a job of it.
 func (s *session) readStart(req request) (job.Job, error) {
-	limits := s.c.conf.Limits
+	limits, who := s.c.conf.Limits, s.who()
 	var in startRequest
 	if err := json.Unmarshal(req.Payload, &in); err != nil {
 		return job.Job{}, refuse(codeInvalidPayload, "the payload is not a start of a job")
 	}
-	j := job.Job{ID: req.JobID, User: s.who.User, Tenant: s.who.Tenant}
+	j := job.Job{ID: req.JobID, User: who.User, Tenant: who.Tenant}
 	if !optional(in.Query, &j.Query) {
 		return j, refuse(codeInvalidPayload, "query is not a text")
 	}
@@ -193,7 +206,7 @@ func knownPriority(p string) bool {
 // show begins to follow a job in this tab and says so, unless it does already.
 // again replays one that this tab has seen to its end.
 func (s *session) show(id string, started []byte, again bool) {
-	w, begun, err := s.follow(id, again)
+	w, begun, err := s.follow(id, s.who().User, again)
 	if err != nil {
 		s.complain(complaint{refused: *asRefused(err), JobID: id})
 		return
@@ -207,7 +220,7 @@ func (s *session) show(id string, started []byte, again bool) {
 	if sure && len(list) == 0 {
 		note = "no host is running yet: the job waits for one"
 	}
-	s.emit(job.EventProgress, queuedProgress{JobID: id, UserID: s.who.User, Status: string(job.StateQueued), Message: note})
+	s.emit(job.EventProgress, queuedProgress{JobID: id, UserID: w.user, Status: string(job.StateQueued), Message: note})
 	w.start(0, true)
 }
 
@@ -219,6 +232,10 @@ type queuedProgress struct {
 	Progress float64 `json:"progress"`
 	Status   string  `json:"status"`
 	Message  string  `json:"message"`
+	// Position in the queue, from 1, and a guess of how long that takes; 0 is
+	// unknown.
+	Position   int   `json:"position,omitempty"`
+	EstimateMs int64 `json:"estimateMs,omitempty"`
 }
 
 // jobStarted shows a job that another tab of the user began, here or on another
@@ -239,9 +256,18 @@ func (s *session) cancelJob(ctx context.Context, req request) (answer, func(), e
 		return answer{}, nil, refuse(codeInvalidJobID, "jobId is missing")
 	}
 	var state job.State
+	who := s.who()
 	err := s.c.persist(ctx, func(ctx context.Context) error {
+		everybody := false
+		if who.Admin {
+			st, err := s.c.store.Status(ctx, req.JobID)
+			if err != nil {
+				return err
+			}
+			everybody = who.may(st)
+		}
 		var err error
-		state, err = s.c.store.Cancel(ctx, req.JobID, s.who.User, s.who.Admin)
+		state, err = s.c.store.Cancel(ctx, req.JobID, s.owner, everybody)
 		return err
 	})
 	if err != nil {
@@ -269,16 +295,17 @@ func (s *session) resumeJob(ctx context.Context, req request) (answer, func(), e
 		st, err = s.c.store.Status(ctx, req.JobID)
 		return err
 	})
-	if err == nil && st.User != s.who.User && !s.who.Admin {
+	if err == nil && !s.who().may(st) {
 		err = job.ErrNotFound
 	}
 	if err != nil {
 		return answer{}, nil, s.c.jobError("resume", req.JobID, err)
 	}
-	w, _, err := s.follow(req.JobID, true)
+	w, _, err := s.follow(req.JobID, st.User, true)
 	if err != nil {
 		return answer{}, nil, err
 	}
+	s.c.metrics.resumes.Inc()
 	ans := answer{JobID: req.JobID, State: string(st.State), Attempt: &st.Attempt, Seq: &st.Seq}
 	return ans, func() { w.start(last, false) }, nil
 }
@@ -328,7 +355,7 @@ func (c *core) jobError(what, id string, err error) error {
 		return refuse(codeTooLarge, "the request is too large")
 	case job.Retryable(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
 		c.log.Warn("event refused while Redis is away", "what", what, "job", id, "err", err)
-		return refuse(codeUnavailable, "the job store can't be reached: try again")
+		return refuse(codeUnavailable, "the job store can't be reached: try again").after(comeBack)
 	}
 	c.log.Error("event failed", "what", what, "job", id, "err", err)
 	return err

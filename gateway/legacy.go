@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/sluicehq/sluice/proto/job"
 )
 
 // Legacy messages are what workers from before the job log publish: without
@@ -206,17 +208,19 @@ func (d *dedupe) key(m legacyMessage) uint64 {
 }
 
 // forwarder passes legacy messages on to the sockets of their user, or of a
-// message that names none, to those that watch its job.
+// message that names none, to those that watch its job. Older workers know of no
+// tenants: a user of one has to watch the job.
 type forwarder struct {
 	hub  *hub
 	log  *slog.Logger
 	seen *dedupe
 	// complaints are rate-limited: one broken publisher must not fill the log.
 	complaints *rate.Limiter
+	metrics    *metrics
 }
 
-func newForwarder(h *hub, log *slog.Logger) *forwarder {
-	return &forwarder{hub: h, log: log, seen: newDedupe(time.Now), complaints: rate.NewLimiter(rate.Every(10*time.Second), 3)}
+func newForwarder(h *hub, log *slog.Logger, m *metrics) *forwarder {
+	return &forwarder{hub: h, log: log, metrics: m, seen: newDedupe(time.Now), complaints: rate.NewLimiter(rate.Every(10*time.Second), 3)}
 }
 
 // forward takes a message from the tail. It must not block.
@@ -231,7 +235,8 @@ func (f *forwarder) forward(channel string, payload []byte) {
 	if !f.seen.pass(kindOf(channel), m) {
 		return
 	}
-	to := f.hub.of(m.User)
+	f.metrics.legacy.Inc()
+	to := f.hub.of(job.Owner("", m.User))
 	if m.User == "" {
 		to = f.hub.watchersOf(m.Job)
 	}

@@ -76,7 +76,7 @@ func TestSlowClient(t *testing.T) {
 			got = append(got, m.Name+" "+string(m.Data))
 		}
 	}
-	equalFrames(t, got, want)
+	sameFrames(t, got, want)
 }
 
 // What has no log can't wait in it: a client that doesn't take such messages is

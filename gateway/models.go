@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,9 @@ import (
 // modelsAge is how old the list of models may be. It decides how soon a new
 // host's models can be asked for by name.
 const modelsAge = time.Second
+
+// modelsPush is how often a change of the list is looked for.
+const modelsPush = 2 * time.Second
 
 // model is what a client is told about a model it may ask for.
 type model struct {
@@ -85,6 +89,32 @@ func (m *models) recent() ([]model, bool) {
 		return c.list, c.sure
 	}
 	return nil, false
+}
+
+// catalogue is the data of the models event.
+type catalogue struct {
+	Models       []model `json:"models"`
+	DefaultModel string  `json:"defaultModel"`
+}
+
+// pushModels tells every socket when the list of models has changed, until ctx
+// ends.
+func (c *core) pushModels(ctx context.Context) {
+	told, _ := c.models.recent()
+	for sleep(ctx, modelsPush) {
+		if n, _, _ := c.hub.counts(); n == 0 {
+			told, _ = c.models.recent() // whoever comes is greeted with the list
+			continue
+		}
+		list, sure := c.models.list(ctx)
+		if !sure || slices.Equal(list, told) {
+			continue
+		}
+		told = list
+		for _, s := range c.hub.everybody() {
+			s.emit(eventModels, catalogue{Models: list, DefaultModel: c.conf.DefaultModel})
+		}
+	}
 }
 
 // serves reports whether one of the names is on the list.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -20,6 +21,10 @@ type wire interface {
 	Dismiss()
 }
 
+// stallTime is how long a client may take nothing of what it lacks before it is
+// cut off: shorter than the transport's own patience, which gives no reason.
+const stallTime = 30 * time.Second
+
 // look is how often a client that is behind is looked at.
 const look = 10 * time.Millisecond
 
@@ -31,6 +36,7 @@ type outbox struct {
 	limit int
 	// overflow is called once, by the sender that passed the limit.
 	overflow func()
+	metrics  *metrics
 
 	mu     sync.Mutex // orders what is sent
 	closed bool
@@ -52,6 +58,9 @@ func (o *outbox) send(event string, data []byte) bool {
 	}
 	ok := o.wire.Send(event, data)
 	o.mu.Unlock()
+	if ok {
+		o.metrics.sent(event, len(data))
+	}
 	return ok
 }
 
@@ -63,15 +72,28 @@ func (o *outbox) fits(size int) bool {
 }
 
 // room returns when the client has taken most of what waits and size bytes fit,
-// or with the context's error.
-func (o *outbox) room(ctx context.Context, size int) error {
+// or with the context's error, or with errStalled when the client has taken
+// nothing for stall.
+func (o *outbox) room(ctx context.Context, size int, stall time.Duration) error {
+	before, since := o.wire.Buffered(), time.Now()
 	for {
 		waiting := o.wire.Buffered()
-		if waiting == 0 || waiting <= o.limit/4 && waiting+size <= o.limit/2 || !sleep(ctx, look) {
+		if waiting == 0 || waiting <= o.limit/4 && waiting+size <= o.limit/2 {
+			return ctx.Err()
+		}
+		if waiting < before {
+			since = time.Now()
+		} else if time.Since(since) >= stall {
+			return errStalled
+		}
+		before = waiting
+		if !sleep(ctx, look) {
 			return ctx.Err()
 		}
 	}
 }
+
+var errStalled = errors.New("the client takes nothing")
 
 // close refuses whatever comes after.
 func (o *outbox) close() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -17,6 +18,12 @@ const (
 	maxRecent = 64  // finished jobs remembered, so that a late feed can't start them again
 	maxAckID  = 256 // bytes of an ackId that is echoed
 )
+
+// slowWait is when a client that was too slow should come back.
+const slowWait = 5 * time.Second
+
+// mergeSize is how much text one merged chunk may hold for this socket.
+func (s *session) mergeSize() int { return max(16<<10, min(mergeSize, s.box.limit/4)) }
 
 // event is one event of a client.
 type event struct {
@@ -31,10 +38,12 @@ type event struct {
 // sent them; everything else is safe for concurrent use.
 type session struct {
 	c    *core
-	who  identity
 	wire wire
 	box  *outbox
 	log  *slog.Logger
+
+	owner    string // job.Owner, fixed
+	identity atomic.Pointer[identity]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -47,25 +56,38 @@ type session struct {
 	expiry  *time.Timer
 }
 
+// who is the socket's user and what that user may do now.
+func (s *session) who() identity { return *s.identity.Load() }
+
 // open begins the session of an admitted socket and greets it. It returns nil
-// when the gateway is stopping.
+// when that can't be; then the socket has been told why.
 func (c *core) open(who identity, w wire) *session {
-	s := &session{c: c, who: who, wire: w, watches: map[string]*watch{}}
+	s := &session{c: c, owner: who.owner(), wire: w, watches: map[string]*watch{}}
+	s.identity.Store(&who)
 	s.log = c.log.With("socket", w.ID(), "user", who.User)
+	if who.Tenant != "" {
+		s.log = s.log.With("tenant", who.Tenant)
+	}
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
-	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow}
+	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow, metrics: c.metrics}
 	s.greet()
-	if !c.hub.join(s) {
-		s.end("stopping")
+	if err := c.hub.join(s, c.socketsOf(who)); err != nil {
+		c.metrics.refused(asRefused(err).Code)
+		s.part(asRefused(err))
 		return nil
 	}
-	if !who.Expires.IsZero() {
-		s.mu.Lock()
-		s.expiry = time.AfterFunc(time.Until(who.Expires), s.expire)
-		s.mu.Unlock()
-	}
+	s.renewed(who)
 	s.log.Debug("socket connected")
 	return s
+}
+
+// socketsOf is how many sockets a user may have here. Where nobody signs in,
+// everybody is the same user, and only addresses are counted.
+func (c *core) socketsOf(who identity) int {
+	if c.conf.Auth.Mode == "" || c.conf.Auth.Mode == "none" {
+		return 0
+	}
+	return who.Limits.or(c.conf.Limits).Connections
 }
 
 // greeting is the data of the connected event.
@@ -79,9 +101,9 @@ type greeting struct {
 
 func (s *session) greet() {
 	models, _ := s.c.models.list(s.ctx)
-	s.emit("connected", greeting{
+	s.emit(eventConnected, greeting{
 		SessionID:    s.wire.ID(),
-		UserID:       s.who.User,
+		UserID:       s.who().User,
 		Timestamp:    time.Now().UnixMilli(),
 		Models:       models,
 		DefaultModel: s.c.conf.DefaultModel,
@@ -108,6 +130,7 @@ func (s *session) receive(e event) {
 			s.reply(e, req, answer{}, refuse(codeInternal, "something went wrong on the server"))
 		}
 	}()
+	s.c.metrics.in.of(e.Name).Inc()
 	handler := handlers[e.Name]
 	if handler == nil {
 		s.reply(e, req, answer{}, refuse(codeInvalidPayload, "there is no event of that name: %.64q", e.Name))
@@ -136,6 +159,7 @@ func init() { // the handlers reach back here
 		"CANCEL_TASK":     (*session).cancelJob,
 		"job:resume:v1":   (*session).resumeJob,
 		"job:leave:v1":    (*session).leaveJob,
+		"auth:renew:v1":   (*session).renewAuth,
 	}
 }
 
@@ -192,6 +216,9 @@ func (s *session) reply(e event, req request, ans answer, err error) {
 	}
 	switch {
 	case e.Ack != nil:
+		if ans.Error != nil {
+			s.c.metrics.refused(ans.Error.Code)
+		}
 		e.Ack(encode(ans))
 	case ans.Error != nil:
 		s.complain(complaint{refused: *ans.Error, Event: e.Name, JobID: ans.JobID, AckID: req.AckID})
@@ -199,14 +226,17 @@ func (s *session) reply(e event, req request, ans answer, err error) {
 }
 
 // complain tells the client of trouble that is no answer to one of its acks.
-func (s *session) complain(c complaint) { s.emit("error", c) }
+func (s *session) complain(c complaint) {
+	s.c.metrics.refused(c.Code)
+	s.emit(eventComplaint, c)
+}
 
 func (s *session) emit(event string, data any) { s.box.send(event, encode(data)) }
 
-// follow watches a job from the beginning, if the socket doesn't watch it yet.
-// again says that a finished job is to be shown once more. It returns false
+// follow watches a user's job from the beginning, if the socket doesn't watch it
+// yet. again says that a finished job is to be shown once more. It returns false
 // without a watch.
-func (s *session) follow(id string, again bool) (*watch, bool, error) {
+func (s *session) follow(id, user string, again bool) (*watch, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -221,7 +251,7 @@ func (s *session) follow(id string, again bool) (*watch, bool, error) {
 	if len(s.watches) >= s.c.conf.Limits.Watched {
 		return nil, false, refuse(codeLimit, "this socket watches %d jobs already: leave some first (job:leave:v1)", len(s.watches))
 	}
-	w := &watch{s: s, job: id}
+	w := &watch{s: s, job: id, user: user}
 	s.watches[id] = w
 	s.c.hub.watching(s, id)
 	return w, true, nil
@@ -253,26 +283,20 @@ func (s *session) forget(w *watch) {
 	s.next = (s.next + 1) % maxRecent
 }
 
-// expire says goodbye: the client stays away until it has a new token.
-func (s *session) expire() {
-	s.log.Info("session ended: its token has expired")
-	s.complain(complaint{refused: *refuse(codeUnauthorized, "Authentication expired: connect again with a new token")})
-	s.wire.Dismiss()
-}
-
 // tooSlow cuts off a client that doesn't take what it watches. It is called
 // under the locks of whoever sent, so the closing is done beside it.
 func (s *session) tooSlow() {
 	s.log.Warn("socket cut off: too slow", "pending", s.wire.Buffered())
+	s.c.metrics.cutOff.Inc()
 	s.spawn(func(context.Context) {
-		s.part(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume"))
+		s.part(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume").after(slowWait))
 	})
 }
 
 // part tells the client why, and hangs up.
 func (s *session) part(why *refused) {
 	s.box.close()
-	s.wire.Send("error", encode(complaint{refused: *why}))
+	s.wire.Send(eventComplaint, encode(complaint{refused: *why}))
 	s.wire.Hangup(why.Code)
 	s.end(why.Code)
 }

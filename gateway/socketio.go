@@ -51,7 +51,9 @@ func newSocketServer(c *core) *socketServer {
 		MaxBuffered:  2 * int(limits.Pending), // the outbox judges first, and says why
 		MaxConns:     limits.Connections,
 		// Schemas of tools nest deeply; what is too much is decided by size.
-		Limits: engine.Limits{Depth: 64, Values: 500_000},
+		Limits:  engine.Limits{Depth: 64, Values: 500_000},
+		Admit:   c.admission.admit,
+		Address: c.admission.address,
 		Origin: func(r *http.Request, origin string) bool {
 			return originAllowed(c.conf.Origins, origin, r.Host)
 		},
@@ -83,8 +85,15 @@ func (s *socketServer) admit(sock *socket.Socket, next func(*socket.ExtendedErro
 	defer cancel()
 	who, err := s.core.auth.identify(ctx, cred)
 	if err != nil {
+		s.core.metrics.refused(codeUnauthorized)
 		s.core.log.Info("handshake refused", "address", sock.Handshake().Address, "err", err)
 		next(socket.NewExtendedError(err.Error(), map[string]any{"code": codeUnauthorized}))
+		return
+	}
+	if most := s.core.socketsOf(who); most > 0 && s.core.hub.sockets(who.owner()) >= most {
+		over := tooManySockets(most)
+		s.core.metrics.refused(over.Code)
+		next(socket.NewExtendedError(over.Message, map[string]any{"code": over.Code, "retryAfterMs": over.RetryAfterMs}))
 		return
 	}
 	sock.SetData(who)
@@ -108,7 +117,6 @@ func (s *socketServer) connected(sock *socket.Socket) {
 	}
 	session := s.core.open(who, &peer{sock: sock, conn: conn})
 	if session == nil {
-		conn.Kick(engine.ReasonShutdown)
 		return
 	}
 	sock.OnAny(func(args ...any) {

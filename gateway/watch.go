@@ -12,9 +12,16 @@ import (
 // maxPage is how many frames are read from the log at once for one socket that
 // catches up; the pauses are those between two tries to read it.
 const (
-	maxPage  = 256
+	maxPage  = 1000
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
+)
+
+// A backlog of more frames than mergeOver is sent with its chunks merged, up to
+// mergeSize bytes of text in one: a client that comes late has the text at once.
+const (
+	mergeOver = 32
+	mergeSize = 256 << 10
 )
 
 // watch is one socket's place in one job's log. It is either live, fed by the
@@ -22,8 +29,9 @@ const (
 // as the client takes them. A client that falls behind while live goes back to
 // catching up: what it lacks waits in Redis, not in the gateway.
 type watch struct {
-	s   *session
-	job string
+	s    *session
+	job  string
+	user string // the job's, as events name it
 
 	mu sync.Mutex
 	// seq is the last frame sent.
@@ -38,10 +46,15 @@ type watch struct {
 // been missed yet (a job just created), else by catching up first.
 func (w *watch) start(seq int64, fresh bool) {
 	w.mu.Lock()
+	if w.over { // and the client has seen its end, or left it
+		w.mu.Unlock()
+		return
+	}
 	w.turn++
 	w.seq = seq
 	turn, stop := w.turn, w.stop
 	w.stop = nil
+	w.s.c.lobby.enter(w, seq == 0)
 	w.mu.Unlock()
 	if stop != nil {
 		stop()
@@ -61,6 +74,7 @@ func (w *watch) end() {
 	stop := w.stop
 	w.stop = nil
 	w.mu.Unlock()
+	w.s.c.lobby.leave(w)
 	if stop != nil {
 		stop()
 	}
@@ -94,6 +108,12 @@ func (w *watch) goLive(turn int) {
 // live takes frames from the tail. It must not block: a client that is behind
 // is moved to catching up.
 func (w *watch) live(turn int, frames []job.Frame) {
+	m := w.s.c.metrics
+	if len(frames) > 1 || frames[0].From < frames[0].Seq {
+		m.gaps.Inc()
+	} else {
+		m.live(frames[0], time.Now())
+	}
 	left, on := w.send(turn, frames)
 	if !on || len(left) == 0 {
 		return
@@ -103,6 +123,7 @@ func (w *watch) live(turn int, frames []job.Frame) {
 		w.mu.Unlock()
 		return
 	}
+	m.behind.Inc()
 	w.turn++
 	next, stop := w.turn, w.stop
 	w.stop = nil
@@ -117,6 +138,7 @@ func (w *watch) live(turn int, frames []job.Frame) {
 // before, and goes live behind the last.
 func (w *watch) catchUp(ctx context.Context, turn int) {
 	page, pause := maxPage, minPause
+	backlog := false
 	for {
 		w.mu.Lock()
 		seq, current := w.seq, w.turn == turn && !w.over
@@ -146,8 +168,14 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 		pause = minPause
 		whole := len(frames) < page
 		page = w.nextPage(frames)
+		if backlog = backlog || len(frames) > mergeOver; backlog {
+			frames = job.Merge(frames, w.s.mergeSize())
+		}
 		for len(frames) > 0 {
-			if w.s.box.room(ctx, len(frames[0].Data)) != nil {
+			if err := w.s.box.room(ctx, len(frames[0].Data), w.s.c.stall); err != nil {
+				if errors.Is(err, errStalled) {
+					w.s.tooSlow()
+				}
 				return
 			}
 			var on bool
@@ -194,6 +222,12 @@ func (w *watch) send(turn int, frames []job.Frame) (left []job.Frame, on bool) {
 		if !w.s.box.send(f.Event, f.Data) {
 			return nil, false
 		}
+		if w.seq == 0 {
+			w.s.c.lobby.leave(w)
+		}
+		if f.From < f.Seq {
+			w.s.c.metrics.merged.Add(float64(f.Seq - f.From + 1))
+		}
 		w.seq = f.Seq
 		if f.Terminal() {
 			w.over = true
@@ -202,6 +236,18 @@ func (w *watch) send(turn int, frames []job.Frame) (left []job.Frame, on bool) {
 		}
 	}
 	return nil, w.turn == turn && !w.over
+}
+
+// waiting tells the client where its job stands in the queue, unless it has left
+// the queue.
+func (w *watch) waiting(p queuedProgress) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.seq > 0 || w.over {
+		return
+	}
+	p.JobID, p.UserID, p.Status = w.job, w.user, string(job.StateQueued)
+	w.s.emit(job.EventProgress, p)
 }
 
 // sleep waits, and reports false when ctx ended first.
