@@ -52,8 +52,8 @@ func (s *Store) Admit(ctx context.Context, owner, id string, a Allowance) error 
 			return nil
 		case len(r) == 2 && r[0] == "starts":
 			return &LimitError{Max: a.StartsPerMinute, Wait: time.Duration(integer(r[1])) * time.Millisecond}
-		case len(r) > 0 && r[0] == "jobs":
-			ended, err := s.dropEnded(ctx, owner, r[1:])
+		case len(r) > 1 && r[0] == "jobs":
+			ended, err := s.dropEnded(ctx, owner, r[2:], int(integer(r[1])))
 			if err != nil {
 				return fmt.Errorf("admit job %s: %w", id, err)
 			}
@@ -66,8 +66,9 @@ func (s *Store) Admit(ctx context.Context, owner, id string, a Allowance) error 
 	}
 }
 
-// dropEnded takes the jobs off an owner's list that have ended, are gone or are somebody else's.
-func (s *Store) dropEnded(ctx context.Context, owner string, ids []string) (int, error) {
+// dropEnded takes the jobs off an owner's list that have ended or are somebody else's, and of the first old ones those
+// without a record.
+func (s *Store) dropEnded(ctx context.Context, owner string, ids []string, old int) (int, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
@@ -84,7 +85,11 @@ func (s *Store) dropEnded(ctx context.Context, owner string, ids []string) (int,
 	var ended []any
 	for i, id := range ids {
 		v := metas[i].Val()
-		if v[2] == nil || State(text(v[2])).Terminal() || Owner(text(v[1]), text(v[0])) != owner {
+		if v[2] == nil {
+			if i < old {
+				ended = append(ended, id)
+			}
+		} else if State(text(v[2])).Terminal() || Owner(text(v[1]), text(v[0])) != owner {
 			ended = append(ended, id)
 		}
 	}

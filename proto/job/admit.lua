@@ -1,15 +1,15 @@
 -- Count one start of a user against the user's limits, once per job id.
 -- KEYS 1 starts (zset), 2 jobs (zset)
 -- ARGV 1 job id, 2 starts per minute, 3 jobs at a time (0 is no limit), 4 ttl ms, 5 ms for which a job may have no record
--- Returns {'ok'}; {'starts', ms until there is room}; {'jobs', ids of those that may have ended…}.
+-- Returns {'ok'}; {'starts', ms until there is room}; {'jobs', how many of them are older than ARGV 5, ids by age…}.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local starts, jobs, ttl = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if jobs > 0 and not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ttl)
   if redis.call('ZCARD', KEYS[2]) >= jobs then
-    local old = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[5]), 'LIMIT', 0, 1000)
-    return {'jobs', unpack(old)}
+    local old = redis.call('ZCOUNT', KEYS[2], '-inf', now - tonumber(ARGV[5]))
+    return {'jobs', tostring(old), unpack(redis.call('ZRANGE', KEYS[2], 0, 999))}
   end
 end
 local stamp = string.format('%.0f', now)

@@ -44,9 +44,10 @@ type Started struct {
 // Start: an attempt begins. Reset tells the client to drop the text of earlier attempts.
 type Start struct {
 	Head
-	Provider string `json:"provider"`
-	Model    string `json:"model"`
-	Reset    bool   `json:"reset"`
+	Provider     string `json:"provider"`
+	PluginDigest string `json:"pluginDigest,omitempty"` // SHA-256 of the plugin's artifact; none when it is part of the host
+	Model        string `json:"model"`
+	Reset        bool   `json:"reset"`
 }
 
 // Chunk is answer text. Append fills Index, which counts within the attempt from 0; total is always null.
