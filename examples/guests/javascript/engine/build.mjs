@@ -1,40 +1,50 @@
-// Makes a guest out of a script: node build.mjs plugin.js plugin.wasm
+// Makes a guest out of a script: node build.mjs engine.wasm plugin.js plugin.wasm
 //
-// The engine, the glue and the scripts become one module, which exports what the
-// host calls and nothing else.
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+// The scripts take the place that engine.mjs left for them at the end of the
+// module's data. See https://webassembly.github.io/spec/core/binary/modules.html
+import { readFileSync, realpathSync, writeFileSync } from "node:fs";
+import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const tool = (name, ...args) => execFileSync(here(`../../node_modules/.bin/${name}`), args, { stdio: ["ignore", "ignore", "inherit"] });
-const [source, out] = process.argv.slice(2);
-const dir = mkdtempSync(join(tmpdir(), "sluice-js-"));
-const at = (name) => join(dir, name);
+export const place = "here are the scripts of a plugin";
+const DATA = 11; // the section's id
 
-// names of the host's functions, and the file name and text of each script
-const texts = ["eiolxhHrcsntb", "prelude.js", readFileSync(here("prelude.js")), basename(source), readFileSync(source)].map((t) => Buffer.concat([Buffer.from(t), Buffer.of(0)]));
-const quoted = (b) => `"${[...b].map((c) => "\\" + c.toString(16).padStart(2, "0")).join("")}"`;
-const each = (f) => texts.map((t, i) => `(if (i32.eq (local.get $which) (i32.const ${i})) (then ${f(t, i)}))`).join("\n");
+function number(n) { // unsigned LEB128
+  const out = [];
+  for (; n > 127; n = Math.floor(n / 128)) out.push((n % 128) | 128);
+  return Buffer.from([...out, n]);
+}
 
-try {
-  writeFileSync(at("script.wat"), `(module
-    (import "env" "memory" (memory 0))
-    ${texts.map((t, i) => `(data $t${i} ${quoted(t)})`).join("\n")}
-    (func (export "script_size") (param $which i32) (result i32)
-      ${each((t) => `(return (i32.const ${t.length}))`)}
-      (unreachable))
-    (func (export "script_copy") (param $which i32) (param $to i32)
-      ${each((t, i) => `(memory.init $t${i} (local.get $to) (i32.const 0) (i32.const ${t.length}))`)}))`);
-  tool("wasm-as", "--enable-bulk-memory", at("script.wat"), "-o", at("script.wasm"));
-  tool("asc", here("glue.ts"), "-O3", "--runtime", "stub", "--importMemory", "--noExportMemory", "--use", "abort=", "-o", at("glue.wasm"));
-  const modules = [here("../../node_modules/quickjs-wasi/quickjs.wasm"), at("glue.wasm"), at("script.wasm")];
-  tool("wasm-merge", ...modules.flatMap((m) => [m, "env"]), "--all-features", "-o", at("all.wasm"));
-  const keep = ["memory", "_initialize", ...["abi", "warm", "describe", "configure", "generate", "resume", "count_tokens"].map((name) => "sluice_" + name)];
-  writeFileSync(at("keep.json"), JSON.stringify(keep.map((name) => ({ name, export: name, root: true }))));
-  tool("wasm-metadce", at("all.wasm"), "--all-features", "--graph-file", at("keep.json"), "-o", out);
-} finally {
-  rmSync(dir, { recursive: true });
+function sized(...parts) {
+  const b = Buffer.concat(parts);
+  return Buffer.concat([number(b.length), b]);
+}
+
+function build(engine, ...texts) {
+  for (let at = 8; at < engine.length; ) {
+    const id = engine[at++], start = at;
+    let size = 0;
+    for (let scale = 1; ; scale *= 128) {
+      const b = engine[at++];
+      size += (b & 127) * scale;
+      if (b < 128) break;
+    }
+    const end = at + size, mine = sized(Buffer.from(place));
+    if (id === DATA && engine.subarray(0, end).indexOf(mine) === end - mine.length) {
+      // 5 sizes, then the texts: what glue.ts reads
+      const all = texts.map((t) => Buffer.concat([Buffer.from(t), Buffer.of(0)]));
+      const sizes = Buffer.alloc(4 * all.length);
+      all.forEach((t, i) => sizes.writeUInt32LE(t.length, 4 * i));
+      const section = sized(engine.subarray(at, end - mine.length), sized(sizes, ...all));
+      return Buffer.concat([engine.subarray(0, start), section, engine.subarray(end)]);
+    }
+    at = end;
+  }
+  throw new Error("this is no engine made by engine.mjs");
+}
+
+if (realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const [engine, source, out] = process.argv.slice(2);
+  const prelude = readFileSync(new URL("prelude.js", import.meta.url));
+  writeFileSync(out, build(readFileSync(engine), "weiolxhHrcsntb", "prelude.js", prelude, basename(source), readFileSync(source)));
 }

@@ -28,9 +28,9 @@
 @external("env", "wasm_malloc") declare function malloc(n: u32): usize;
 @external("env", "wasm_free") declare function free(p: usize): void;
 
-// The scripts, see build.mjs: each is followed by a zero.
-@external("env", "script_size") declare function script_size(which: i32): u32;
-@external("env", "script_copy") declare function script_copy(which: i32, to: usize): void;
+/** Copies the first n bytes of what build.mjs put together: SCRIPTS sizes and as many texts, each with a zero at its end. */
+@external("env", "scripts") declare function scripts(to: usize, n: u32): void;
+const SCRIPTS = 5; // names of host functions, one letter each; file and text of prelude.js and of the plugin
 
 // The host, see proto/guest.
 @external("sluice_v1", "input_len") declare function input_len(): i32;
@@ -52,6 +52,7 @@ const BUFFER: u32 = 64 << 10; // no head, error or piece of a body is larger
 let dispatch: usize = 0; // the function that prelude.js makes
 let undefined_: usize = 0;
 let scratch: usize = 0;
+let texts: usize = 0;
 let argument: usize = 0;
 
 // What the host calls.
@@ -71,7 +72,12 @@ function start(): void {
   scratch = malloc(BUFFER);
   argument = malloc(4);
   undefined_ = qjs_get_undefined();
-  const names = script(0), host = qjs_new_object(), name = malloc(2);
+  scripts(scratch, 4 * SCRIPTS);
+  let size: u32 = 4 * SCRIPTS;
+  for (let i = 0; i < SCRIPTS; i++) size += load<u32>(scratch + 4 * i);
+  texts = malloc(size);
+  scripts(texts, size);
+  const names = text(0), host = qjs_new_object(), name = malloc(2);
   store<u8>(name + 1, 0);
   for (let p = names; load<u8>(p) != 0; p++) {
     store<u8>(name, load<u8>(p));
@@ -83,14 +89,14 @@ function start(): void {
   evaluate(3, 4);
 }
 
-function script(which: i32): usize {
-  const p = malloc(script_size(which));
-  script_copy(which, p);
+function text(which: i32): usize {
+  let p = texts + 4 * SCRIPTS;
+  for (let i = 0; i < which; i++) p += load<u32>(texts + 4 * i);
   return p;
 }
 
 function evaluate(file: i32, source: i32): usize {
-  return checked(qjs_eval(script(source), script_size(source) - 1, script(file), 0));
+  return checked(qjs_eval(text(source), load<u32>(texts + 4 * source) - 1, text(file), 0));
 }
 
 /** Ends in a trap if v is an exception, which has been written to the log. */
@@ -122,12 +128,11 @@ function ask(what: i32): i32 {
 
 export function host_call(name: usize, n: u32, self: usize, argc: u32, argv: usize): usize {
   switch (load<u8>(name)) {
+    case 0x77: // w(text): emit, the usual case
+      return number(emitText(1, load<u32>(argv)));
     case 0x65: { // e(kind, text or bytes): emit
       const kind = whole(argv, 0), v = load<u32>(argv + 4);
-      if (!qjs_is_string(v)) return number(emit(kind, bytes(v), load<u32>(scratch)));
-      const p = qjs_get_string_len(v, scratch), r = emit(kind, p, load<u32>(scratch));
-      qjs_free_cstring(p);
-      return number(r);
+      return number(qjs_is_string(v) ? emitText(kind, v) : emit(kind, bytes(v), load<u32>(scratch)));
     }
     case 0x69: { // i(): the input
       const size = input_len(), p = malloc(size + 1);
@@ -180,6 +185,12 @@ export function host_promise_rejection(promise: usize, reason: usize, handled: i
 export function host_module_normalize(base: usize, name: usize): usize { return 0; } // a plugin is one script
 export function host_module_load(name: usize, size: usize): usize { return 0; }
 export function host_get_timezone_offset(high: i32, low: i32): i32 { return 0; } // UTC
+
+function emitText(kind: u32, v: usize): i32 {
+  const p = qjs_get_string_len(v, scratch), r = emit(kind, p, load<u32>(scratch));
+  qjs_free_cstring(p);
+  return r;
+}
 
 function whole(argv: usize, i: i32): i32 { return <i32>qjs_get_float64(load<u32>(argv + 4 * i)); }
 function number(v: i32): usize { return qjs_new_number(v); }

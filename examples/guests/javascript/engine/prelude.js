@@ -9,6 +9,7 @@
 (function (host) {
   "use strict";
   const EIO = -5, EINVAL = -22, ECANCELED = -125;
+  const write = host.w;
   let registered, code;
 
   // The messages of proto/provider/provider.proto: number, name, type. A name with
@@ -76,11 +77,11 @@
 
   function encode(value, fields) {
     const out = [];
-    write(value, fields, out);
+    put(value, fields, out);
     return new Uint8Array(out).buffer;
   }
 
-  function write(value, fields, out) {
+  function put(value, fields, out) {
     const varint = (v) => {
       for (v = Math.max(0, Math.floor(v)); v > 127; v = Math.floor(v / 128)) out.push((v % 128) | 128);
       out.push(v);
@@ -96,7 +97,7 @@
         let b = one;
         if (type === "s") b = new Uint8Array(host.b(wellFormed(one)));
         else if (type === "j") b = new Uint8Array(host.b(JSON.stringify(one)));
-        else if (type !== "x") write(one, type, (b = []));
+        else if (type !== "x") put(one, type, (b = []));
         varint(number * 8 + 2);
         varint(b.length);
         for (const byte of b) out.push(byte);
@@ -129,7 +130,10 @@
 
   // emit("text"), or emit({reasoning: {text}}), emit({usage: {input, output}}), emit({finish: {reason}}), …
   function emit(chunk) {
-    if (typeof chunk === "string") return emitText(1, chunk);
+    if (typeof chunk === "string") {
+      if (chunk.length > MOST || write(chunk) !== 0) emitText(1, chunk);
+      return;
+    }
     for (const name in chunk) {
       const [kind, fields] = chunks[name] ?? [];
       if (!kind) throw new TypeError(`there is no chunk called ${name}`);
