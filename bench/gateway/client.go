@@ -3,73 +3,118 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
+// plan says how a crowd connects.
+type plan struct {
+	port     string
+	n        int
+	parallel int                // connecting at a time
+	stamp    string             // what stands before an event's time of sending
+	token    func(i int) string // nil: none
+	narrow   int                // so many of the first have a small receive buffer
+}
+
 // crowd is a number of WebSocket clients that count what they get.
 type crowd struct {
-	port    string
+	plan
 	clients []*client
-	start   time.Time // timestamps in events are nanoseconds since then
+	start   time.Time // stamps are nanoseconds since then
+	skip    int       // so many of the first are not counted at the moment
+	closed  atomic.Bool
+	again   atomic.Int64 // connections that were cut off and have come back
 }
 
 // client reads one connection and keeps what the current phase asks for.
 type client struct {
 	crowd *crowd
-	nc    net.Conn
+	i     int
+	acked chan struct{}
+	pause atomic.Pointer[chan struct{}] // reading waits until it is closed
 
 	mu        sync.Mutex
+	nc        net.Conn
 	latencies []time.Duration
+	events    int
 	reordered int
-	last      int // seq of the last event
+	job       string // that is watched
+	last      int    // seq of its last event
+	text      hash.Hash
+	ends      int // terminal events with the digest of the text
 }
 
-// connect opens n connections, at most parallel at a time, and waits until all
-// have joined the main namespace.
-func connect(port string, n, parallel int) (*crowd, error) {
-	c := &crowd{port: port, clients: make([]*client, n), start: time.Now()}
-	errs := make(chan error, n)
-	slots := make(chan struct{}, parallel)
-	for i := range n {
+// connect opens the connections and waits until all have joined the main namespace.
+func connect(c plan) (*crowd, error) {
+	all := &crowd{plan: c, clients: make([]*client, c.n), start: time.Now()}
+	errs := make(chan error, c.n)
+	slots := make(chan struct{}, c.parallel)
+	for i := range c.n {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots }()
-			cl, err := c.join(i)
-			c.clients[i] = cl
+			cl := &client{crowd: all, i: i, last: -1, acked: make(chan struct{}, 1)}
+			r, err := cl.join()
+			if err == nil {
+				all.clients[i] = cl
+				go cl.run(r)
+			}
 			errs <- err
 		}()
 	}
 	var first error
-	for range n {
+	for range c.n {
 		if err := <-errs; err != nil && first == nil {
 			first = err
 		}
 	}
 	if first != nil {
-		c.close()
+		all.close()
 	}
-	return c, first
+	return all, first
 }
 
 func (c *crowd) close() {
+	c.closed.Store(true)
 	for _, cl := range c.clients {
 		if cl != nil {
+			cl.mu.Lock()
 			cl.nc.Close()
+			cl.mu.Unlock()
 		}
 	}
 }
 
-// join opens one connection; the reader runs until it is closed.
-func (c *crowd) join(i int) (*client, error) {
-	nc, err := net.DialTimeout("tcp", "127.0.0.1:"+c.port, 20*time.Second)
+// join opens the connection and returns its reader behind the answer to CONNECT.
+func (cl *client) join() (*bufio.Reader, error) {
+	c := cl.crowd
+	dialer := net.Dialer{Timeout: 20 * time.Second}
+	if cl.i < c.narrow {
+		dialer.Control = func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) {
+				syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4<<10)
+			})
+		}
+	}
+	nc, err := dialer.Dial("tcp", "127.0.0.1:"+c.port)
 	if err != nil {
 		return nil, err
+	}
+	fail := func(what string, err error) (*bufio.Reader, error) {
+		nc.Close()
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	nc.SetDeadline(time.Now().Add(30 * time.Second))
 	fmt.Fprintf(nc, "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", c.port)
@@ -80,33 +125,43 @@ func (c *crowd) join(i int) (*client, error) {
 			err = fmt.Errorf("answered %q", line)
 		}
 		if err != nil {
-			nc.Close()
-			return nil, fmt.Errorf("handshake: %w", err)
+			return fail("handshake", err)
 		}
 		if len(line) == 2 {
 			break
 		}
 	}
-	nc.Write(text(fmt.Sprintf(`40{"i":%d}`, i)))
-	cl := &client{crowd: c, nc: nc, last: -1}
+	auth := fmt.Sprintf(`{"i":%d}`, cl.i)
+	if c.token != nil {
+		auth = fmt.Sprintf(`{"token":%q}`, c.token(cl.i))
+	}
+	nc.Write(text("40" + auth))
 	for {
 		message, err := readFrame(r)
+		if err == nil && bytes.HasPrefix(message, []byte("44")) {
+			err = fmt.Errorf("refused: %s", message)
+		}
 		if err != nil {
-			nc.Close()
-			return nil, fmt.Errorf("join: %w", err)
+			return fail("join", err)
 		}
 		if bytes.HasPrefix(message, []byte("40")) {
 			break
 		}
 	}
 	nc.SetDeadline(time.Time{})
-	go cl.read(r)
-	return cl, nil
+	cl.mu.Lock()
+	cl.nc = nc
+	cl.mu.Unlock()
+	return r, nil
 }
 
-// text is a masked text frame with a key of zeros, for short messages.
+// text is a masked text frame with a key of zeros.
 func text(s string) []byte {
-	return append([]byte{0x81, 0x80 | byte(len(s)), 0, 0, 0, 0}, s...)
+	head := []byte{0x81, 0x80 | byte(len(s)), 0, 0, 0, 0}
+	if len(s) > 125 {
+		head = []byte{0x81, 0x80 | 126, byte(len(s) >> 8), byte(len(s)), 0, 0, 0, 0}
+	}
+	return append(head, s...)
 }
 
 // readFrame reads one frame of a server; the memory is valid until the next call
@@ -116,14 +171,23 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, skip := int(head[1]&0x7f), 2
-	if size == 126 {
+	op, size, skip := head[0]&0xf, int(head[1]&0x7f), 2
+	switch size {
+	case 126:
 		if head, err = r.Peek(4); err != nil {
 			return nil, err
 		}
 		size, skip = int(binary.BigEndian.Uint16(head[2:])), 4
+	case 127:
+		if head, err = r.Peek(10); err != nil {
+			return nil, err
+		}
+		size, skip = int(binary.BigEndian.Uint64(head[2:])), 10
 	}
 	r.Discard(skip)
+	if op == 8 {
+		return nil, errors.New("closed by the server")
+	}
 	if size > r.Size() {
 		b := make([]byte, size)
 		_, err := io.ReadFull(r, b)
@@ -134,28 +198,86 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	return b, err
 }
 
+// run reads until the crowd is closed; a client that watches a job and is cut
+// off comes back and resumes.
+func (cl *client) run(r *bufio.Reader) {
+	for {
+		cl.read(r)
+		cl.mu.Lock()
+		cl.nc.Close()
+		job, last := cl.job, cl.last
+		cl.mu.Unlock()
+		for {
+			if cl.crowd.closed.Load() || job == "" {
+				return
+			}
+			var err error
+			if r, err = cl.join(); err == nil {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		cl.crowd.again.Add(1)
+		cl.resume(job, last)
+	}
+}
+
 func (cl *client) read(r *bufio.Reader) {
 	for {
+		if p := cl.pause.Load(); p != nil {
+			<-*p
+		}
 		message, err := readFrame(r)
 		if err != nil {
 			return
 		}
-		if string(message) == "2" {
+		switch {
+		case string(message) == "2":
 			cl.nc.Write(text("3"))
-			continue
+		case bytes.HasPrefix(message, []byte("43")):
+			select {
+			case cl.acked <- struct{}{}:
+			default:
+			}
+		default:
+			cl.event(message)
 		}
-		at, seq := number(message, `"t":`), number(message, `"seq":`)
-		if at < 0 {
-			continue
+	}
+}
+
+// event counts one event of a job.
+func (cl *client) event(message []byte) {
+	at, seq := number(message, cl.crowd.stamp), number(message, `"seq":`)
+	if seq < 0 {
+		return
+	}
+	took := time.Since(cl.crowd.start) - time.Duration(at)
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.job != "" && !bytes.Contains(message[:min(len(message), 120)], []byte(cl.job)) {
+		return // of another phase
+	}
+	if at < 0 {
+		if _, rest, ok := bytes.Cut(message, []byte(`"digest":"`)); ok && cl.text != nil && bytes.HasPrefix(rest, hex.AppendEncode(nil, cl.text.Sum(nil))) {
+			cl.ends++
 		}
-		took := time.Since(cl.crowd.start) - time.Duration(at)
-		cl.mu.Lock()
+		return
+	}
+	from := seq
+	if tail := message[max(0, len(message)-60):]; bytes.Contains(tail, []byte(`"fromSeq":`)) {
+		from = number(tail, `"fromSeq":`)
+	} else {
 		cl.latencies = append(cl.latencies, took)
-		if seq <= cl.last {
-			cl.reordered++
-		}
-		cl.last = seq
-		cl.mu.Unlock()
+	}
+	if from <= cl.last || cl.job != "" && from != cl.last+1 {
+		cl.reordered++
+	}
+	cl.events += seq - from + 1
+	cl.last = seq
+	if cl.text != nil {
+		_, rest, _ := bytes.Cut(message, []byte(`"chunk":"`))
+		chunk, _, _ := bytes.Cut(rest, []byte{'"'}) // nothing in it is escaped
+		cl.text.Write(chunk)
 	}
 }
 
@@ -176,22 +298,73 @@ func number(message []byte, key string) int {
 	return n
 }
 
-// collect takes what the clients have counted since the last time.
-func (c *crowd) collect() (latencies []time.Duration, reordered int) {
+// watch has each client follow a job, which is after its given event, and waits
+// until the gateway has said yes to all. digest has them hash the text.
+func (c *crowd) watch(job func(i int) (id string, last int), digest bool) error {
+	for i, cl := range c.clients {
+		id, last := job(i)
+		select {
+		case <-cl.acked: // of a resumption nobody waited for
+		default:
+		}
+		cl.mu.Lock()
+		cl.job, cl.last, cl.text, cl.ends = id, last, nil, 0
+		if digest {
+			cl.text = sha256.New()
+		}
+		cl.mu.Unlock()
+		cl.resume(id, last)
+	}
+	patience := time.NewTimer(30 * time.Second)
+	defer patience.Stop()
+	for i, cl := range c.clients {
+		select {
+		case <-cl.acked:
+		case <-patience.C:
+			return fmt.Errorf("client %d waits for its job", i)
+		}
+	}
+	return nil
+}
+
+func (cl *client) resume(job string, last int) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.nc.Write(text(fmt.Sprintf(`421["job:resume:v1",{"jobId":%q,"lastSeq":%d}]`, job, last)))
+}
+
+// leave has each client leave its job.
+func (c *crowd) leave() {
 	for _, cl := range c.clients {
 		cl.mu.Lock()
-		latencies = append(latencies, cl.latencies...)
+		cl.nc.Write(text(fmt.Sprintf(`421["job:leave:v1",{"jobId":%q}]`, cl.job)))
+		cl.mu.Unlock()
+		<-cl.acked
+	}
+}
+
+// collect takes what the clients have counted since the last time.
+func (c *crowd) collect() (latencies []time.Duration, events, reordered int) {
+	for i, cl := range c.clients {
+		cl.mu.Lock()
+		if i >= c.skip {
+			latencies = append(latencies, cl.latencies...)
+			events += cl.events
+		}
 		reordered += cl.reordered
-		cl.latencies, cl.reordered, cl.last = nil, 0, -1
+		cl.latencies, cl.events, cl.reordered = cl.latencies[:0], 0, 0
+		if cl.job == "" {
+			cl.last = -1
+		}
 		cl.mu.Unlock()
 	}
-	return latencies, reordered
+	return latencies, events, reordered
 }
 
 func (c *crowd) received() (n int) {
-	for _, cl := range c.clients {
+	for _, cl := range c.clients[c.skip:] {
 		cl.mu.Lock()
-		n += len(cl.latencies)
+		n += cl.events
 		cl.mu.Unlock()
 	}
 	return n

@@ -1,23 +1,27 @@
-// Command gateway measures the gateway's transport beside Node's socket.io, in
-// one run: connections per second, memory per idle connection, events per
-// core-second with their latencies, broadcasts and a reconnect storm. Ours is
-// measured twice, with the Socket.IO library encoding each event, and with
-// events that were encoded once.
+// Command gateway measures the gateway beside Node's socket.io, in one run, with
+// the server on one CPU and Redis, the publisher and the clients on another.
 //
-// Node needs its packages: `npm ci` in bench/gateway/node.
+// First the transports alone, fed over a socket: Node's socket.io, the engine
+// with the Socket.IO library encoding each event, and the engine with events
+// encoded once. Then the gateways as they are deployed, the process `sluice
+// gateway` beside node/gateway.mjs, both fed by a redis-server: frames are
+// written into jobs' logs and published as a host's are, the same for both.
+//
+// Node needs its packages: `npm ci` in bench/gateway/node. The gateways need
+// redis-server.
 package main
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -27,28 +31,11 @@ type settings struct {
 	rates     []int
 	seconds   float64
 	broadcast int // per second
+	idle      int // connections of one more look at idle memory, 0 for none
 	pin       bool
-	node      string // folder of the reference server, "" to leave it out
-}
-
-// result is what one way of sending showed.
-type result struct {
-	name    string
-	connect struct{ perSecond, cpuMicros float64 }
-	idle    float64 // bytes per connection
-	loads   []load
-	storm   struct {
-		took time.Duration
-		cpu  float64 // µs per connection
-	}
-}
-
-// load is one phase of sending.
-type load struct {
-	name                      string
-	sent, received, reordered int
-	cpuMicros                 float64 // of the server per delivered event
-	p50, p99                  time.Duration
+	node      string // folder of the reference servers, "" to leave them out
+	sluice    string // the binary, "" to build it
+	only      string
 }
 
 func main() {
@@ -70,10 +57,13 @@ func run(args []string, out io.Writer) error {
 	s := settings{pin: canPin()}
 	flags.IntVar(&s.conns, "conns", 1000, "connections")
 	rates := flags.String("rates", "5000,10000,20000,50000", "events per second, one phase each")
-	flags.Float64Var(&s.seconds, "seconds", 3, "length of a phase")
+	flags.Float64Var(&s.seconds, "seconds", 2, "length of a phase")
 	flags.IntVar(&s.broadcast, "broadcasts", 20, "broadcasts per second")
-	flags.StringVar(&s.node, "node", "bench/gateway/node", "folder of Node's server, empty to leave it out")
-	flags.BoolVar(&s.pin, "pin", s.pin, "server on CPU 0, clients on CPU 1")
+	flags.IntVar(&s.idle, "idle", 0, "look at the gateways' memory with this many idle connections too, for example 10000")
+	flags.StringVar(&s.node, "node", "bench/gateway/node", "folder of Node's servers, empty to leave them out")
+	flags.StringVar(&s.sluice, "sluice", "", "the binary; empty builds it from the current folder")
+	flags.StringVar(&s.only, "only", "", "transports or gateways; empty is both")
+	flags.BoolVar(&s.pin, "pin", s.pin, "server on CPU 0, all else on CPU 1")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -84,7 +74,22 @@ func run(args []string, out io.Writer) error {
 		}
 		s.rates = append(s.rates, n)
 	}
-	if s.pin && os.Getenv(pinnedEnv) == "" {
+	if os.Getenv(pinnedEnv) != "" {
+		return bench(s, out)
+	}
+	if s.sluice == "" && s.only != "transports" { // on all CPUs
+		dir, err := os.MkdirTemp("", "bench")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		s.sluice = filepath.Join(dir, "sluice")
+		if said, err := exec.Command("go", "build", "-o", s.sluice, ".").CombinedOutput(); err != nil {
+			return fmt.Errorf("build sluice: %w\n%s", err, bytes.TrimSpace(said))
+		}
+		args = append(args, "-sluice", s.sluice)
+	}
+	if s.pin {
 		return pinned(args, out)
 	}
 	return bench(s, out)
@@ -106,214 +111,34 @@ func pinned(args []string, out io.Writer) error {
 }
 
 func bench(s settings, out io.Writer) error {
-	var results []result
 	if s.node != "" {
 		if _, err := os.Stat(filepath.Join(s.node, "node_modules")); err != nil {
 			fmt.Fprintf(out, "Node is left out: run npm ci in %s\n", s.node)
-		} else {
-			node, err := measure(s, []way{{"node", "E", "B"}}, "node", "--expose-gc", filepath.Join(s.node, "server.mjs"))
-			if err != nil {
-				return fmt.Errorf("node: %w", err)
-			}
-			results = append(results, node...)
+			s.node = ""
 		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	ours, err := measure(s, []way{{"sluice, library", "E", "B"}, {"sluice, encoded once", "R", "X"}}, self, "serve")
-	if err != nil {
-		return fmt.Errorf("sluice: %w", err)
-	}
-	print(out, s, append(results, ours...))
-	return nil
-}
-
-// way is a name and the feed's commands for it.
-type way struct{ name, emit, broadcast string }
-
-// measure runs all phases against one server, the loads once for each way.
-func measure(s settings, ways []way, name string, args ...string) ([]result, error) {
-	p, err := launch(s.pin, name, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer p.stop()
-	warm, err := connect(p.port, min(100, s.conns), 32)
-	if err != nil {
-		return nil, err
-	}
-	warm.close()
-	if err := p.await(0); err != nil {
-		return nil, err
-	}
-	var base result
-	before, cpu, begin := p.rss(), p.cpu(), time.Now()
-	c, err := connect(p.port, s.conns, 32)
-	if err != nil {
-		return nil, err
-	}
-	base.connect.perSecond = float64(s.conns) / time.Since(begin).Seconds()
-	base.connect.cpuMicros = micros(p.cpu()-cpu) / float64(s.conns)
-	base.idle = float64(p.rss()-before) / float64(s.conns)
-	results := make([]result, len(ways))
-	for i, w := range ways {
-		r := base
-		r.name = w.name
-		for _, rate := range s.rates {
-			l, err := p.load(s, c, w.emit, rate)
-			if err != nil {
-				return nil, err
-			}
-			l.name = fmt.Sprintf("%d/s", rate)
-			r.loads = append(r.loads, l)
-		}
-		l, err := p.load(s, c, w.broadcast, s.broadcast)
-		if err != nil {
-			return nil, err
-		}
-		l.name = fmt.Sprintf("%d broadcasts/s", s.broadcast)
-		r.loads = append(r.loads, l)
-		results[i] = r
-	}
-	c.close()
-	if err := p.await(0); err != nil {
-		return nil, err
-	}
-	cpu, begin = p.cpu(), time.Now()
-	if c, err = connect(p.port, s.conns, s.conns); err != nil {
-		return nil, fmt.Errorf("storm: %w", err)
-	}
-	defer c.close()
-	for i := range results {
-		results[i].storm.took = time.Since(begin)
-		results[i].storm.cpu = micros(p.cpu()-cpu) / float64(s.conns)
-	}
-	return results, nil
-}
-
-// await waits until the server has n connections.
-func (p *process) await(n int) error {
-	for range 1000 {
-		answer, err := p.ask("N")
+	fmt.Fprintf(out, "%d connections, phases of %g s, servers on a CPU of their own: %v\n", s.conns, s.seconds, s.pin)
+	if s.only != "gateways" {
+		begin := time.Now()
+		columns, err := transports(s)
 		if err != nil {
 			return err
 		}
-		if answer == strconv.Itoa(n) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
+		fmt.Fprintf(out, "\nTransports alone (%.0f s)\n", time.Since(begin).Seconds())
+		print(out, columns)
 	}
-	return fmt.Errorf("the server doesn't come to %d connections", n)
-}
-
-// load sends rate commands a second, whatever the server does with them, and
-// waits for what comes of it.
-func (p *process) load(s settings, c *crowd, command string, rate int) (load, error) {
-	total := int(float64(rate) * s.seconds)
-	broadcast := command == "B" || command == "X"
-	want := total
-	if broadcast {
-		want *= s.conns
+	if s.only == "transports" {
+		return nil
 	}
-	c.collect()
-	cpu := p.cpu()
-	begin := time.Since(c.start)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for sent := 0; sent < total; {
-		<-tick.C
-		due := min(int((time.Since(c.start)-begin).Seconds()*float64(rate)), total)
-		for ; sent < due; sent++ {
-			at := begin + time.Duration(float64(sent)/float64(rate)*1e9) // when it should have been sent
-			if broadcast {
-				fmt.Fprintf(p.out, "%s %s\n", command, payload(sent, at))
-			} else {
-				fmt.Fprintf(p.out, "%s %d %s\n", command, sent%s.conns, payload(sent, at))
-			}
-		}
-		if err := p.out.Flush(); err != nil {
-			return load{}, err
-		}
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return errors.New("the gateways need redis-server on the PATH")
 	}
-	for last, still := -1, 0; still < 20; { // until all is there, or nothing comes any more
-		got := c.received()
-		if got >= want {
-			break
-		}
-		if still++; got != last {
-			last, still = got, 0
-		}
-		time.Sleep(50 * time.Millisecond)
+	begin := time.Now()
+	columns, err := gateways(s)
+	if err != nil {
+		return err
 	}
-	l := load{sent: want}
-	used := p.cpu() - cpu
-	latencies, reordered := c.collect()
-	l.received, l.reordered = len(latencies), reordered
-	if len(latencies) > 0 {
-		slices.Sort(latencies)
-		l.cpuMicros = micros(used) / float64(len(latencies))
-		l.p50, l.p99 = latencies[len(latencies)/2], latencies[len(latencies)*99/100]
-	}
-	return l, nil
-}
-
-// payload is a chunk as the host publishes it.
-func payload(seq int, at time.Duration) string {
-	return fmt.Sprintf(`{"jobId":"job-0123456789","userId":"user-1","attempt":1,"seq":%d,"chunk":" twenty characters..","index":%d,"total":null,"t":%d}`, seq, seq, int64(at))
-}
-
-func micros(d time.Duration) float64 { return float64(d) / 1e3 }
-
-// print shows a row per measurement and a column per way; a ratio says how many
-// times better than the first column the last is.
-func print(out io.Writer, s settings, results []result) {
-	fmt.Fprintf(out, "%d connections, phases of %g s, server and clients on CPUs of their own: %v\n\n", s.conns, s.seconds, s.pin)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	row := func(name string, show func(r result) (string, float64), moreIsBetter bool) {
-		fmt.Fprint(w, name, "\t")
-		var first, last float64
-		for i, r := range results {
-			text, v := show(r)
-			if i == 0 {
-				first = v
-			}
-			last = v
-			fmt.Fprint(w, text, "\t")
-		}
-		if len(results) > 1 && results[0].name == "node" && first > 0 && last > 0 {
-			ratio := first / last
-			if moreIsBetter {
-				ratio = last / first
-			}
-			fmt.Fprintf(w, "%.1f ×", ratio)
-		}
-		fmt.Fprint(w, "\t\n")
-	}
-	fmt.Fprint(w, "\t")
-	for _, r := range results {
-		fmt.Fprint(w, r.name, "\t")
-	}
-	fmt.Fprint(w, "better\t\n")
-	number := func(format string, v float64) (string, float64) { return fmt.Sprintf(format, v), v }
-	row("connections/s", func(r result) (string, float64) { return number("%.0f", r.connect.perSecond) }, true)
-	row("CPU per connection, µs", func(r result) (string, float64) { return number("%.0f", r.connect.cpuMicros) }, false)
-	row("memory per idle connection, KB", func(r result) (string, float64) { return number("%.1f", r.idle/1024) }, false)
-	for i, l := range results[0].loads {
-		row(l.name+": events per core-second", func(r result) (string, float64) {
-			if r.loads[i].cpuMicros == 0 {
-				return "0", 0
-			}
-			return number("%.0f", 1e6/r.loads[i].cpuMicros)
-		}, true)
-		row(l.name+": p50, ms", func(r result) (string, float64) { return number("%.2f", micros(r.loads[i].p50)/1e3) }, false)
-		row(l.name+": p99, ms", func(r result) (string, float64) { return number("%.1f", micros(r.loads[i].p99)/1e3) }, false)
-		row(l.name+": lost, reordered", func(r result) (string, float64) {
-			return fmt.Sprintf("%d, %d", r.loads[i].sent-r.loads[i].received, r.loads[i].reordered), 0
-		}, false)
-	}
-	row("storm: all back after, ms", func(r result) (string, float64) { return number("%.0f", micros(r.storm.took)/1e3) }, false)
-	row("storm: CPU per connection, µs", func(r result) (string, float64) { return number("%.0f", r.storm.cpu) }, false)
-	w.Flush()
+	fmt.Fprintf(out, "Gateways behind Redis (%.0f s)\n", time.Since(begin).Seconds())
+	print(out, columns)
+	return nil
 }

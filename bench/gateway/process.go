@@ -7,20 +7,21 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // process is a server under test.
 type process struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	port  string
-	feed  net.Conn
-	reply *bufio.Reader
-	out   *bufio.Writer
+	cmd            *exec.Cmd
+	port, feedPort string
+	feed           net.Conn
+	reply          *bufio.Reader
+	out            *bufio.Writer
 }
 
 // canPin says whether server and load can be kept on CPUs of their own.
@@ -29,7 +30,7 @@ func canPin() bool {
 	return err == nil && (runtime.NumCPU() >= 2 || os.Getenv(pinnedEnv) != "")
 }
 
-// launch starts a server, on CPU 0 if pin is set, and connects its feed.
+// launch starts a server, on CPU 0 if pin is set, and waits for its ports.
 func launch(pin bool, name string, args ...string) (*process, error) {
 	if pin {
 		name, args = "taskset", append([]string{"-c", "0", name}, args...)
@@ -44,22 +45,40 @@ func launch(pin bool, name string, args ...string) (*process, error) {
 		return nil, err
 	}
 	p := &process{cmd: cmd}
-	var feedPort string
-	if _, err := fmt.Fscan(stdout, &p.port, &feedPort); err != nil {
+	lines := bufio.NewReader(stdout)
+	said, err := lines.ReadString('\n')
+	ports := portsIn.FindAllStringSubmatch(said, -1)
+	if len(ports) == 0 {
 		p.stop()
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: said %q: %w", name, said, err)
 	}
-	if p.feed, err = net.Dial("tcp", "127.0.0.1:"+feedPort); err != nil {
-		p.stop()
-		return nil, err
+	go io.Copy(io.Discard, lines)
+	p.port = ports[0][1]
+	if len(ports) > 1 {
+		p.feedPort = ports[1][1]
 	}
-	p.reply, p.out = bufio.NewReader(p.feed), bufio.NewWriterSize(p.feed, 256<<10)
 	return p, nil
 }
 
+// portsIn finds what a server that has started says: the port of its clients as
+// a number or in a URL, and perhaps that of its feed.
+var portsIn = regexp.MustCompile(`(?:^|[ :])(\d+)\b`)
+
+// openFeed connects to the feed of a server that has one.
+func (p *process) openFeed() (err error) {
+	if p.feed, err = net.Dial("tcp", "127.0.0.1:"+p.feedPort); err != nil {
+		return err
+	}
+	p.reply, p.out = bufio.NewReader(p.feed), bufio.NewWriterSize(p.feed, 256<<10)
+	return nil
+}
+
+// stop ends the server: one with a feed ends with it.
 func (p *process) stop() {
 	if p.feed != nil {
 		p.feed.Close()
+	} else {
+		p.cmd.Process.Signal(syscall.SIGTERM)
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -100,11 +119,16 @@ func (p *process) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// rss is the resident memory in bytes, after a collection of garbage.
-func (p *process) rss() int {
+// collectedRSS is the resident memory in bytes after a collection of garbage.
+func (p *process) collectedRSS() int {
 	if _, err := p.ask("G"); err != nil {
 		return 0
 	}
+	return p.rss()
+}
+
+// rss is the resident memory in bytes.
+func (p *process) rss() int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0
