@@ -6,6 +6,10 @@ import "encoding/json"
 // [Image], [Usage], [Finish] or [ProviderData]. The set is closed.
 type Chunk interface{ isChunk() }
 
+// MaxChunk bounds one chunk as it crosses to the host, in bytes. Emitting a larger one fails,
+// whatever the plugin runs in.
+const MaxChunk = 32 << 20
+
 // Text is a piece of the answer's text, UTF-8. Pieces may end anywhere between two characters.
 type Text string
 

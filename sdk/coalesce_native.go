@@ -14,9 +14,6 @@ import (
 // maxPending bounds what waits while a send is in flight; one chunk may go over it.
 const maxPending = 64 << 10
 
-// maxChunk bounds one chunk.
-const maxChunk = 32 << 20
-
 // coalescer is the emit of a native plugin. A chunk that finds the wire idle is sent at once; the
 // ones emitted while a send is in flight go together in the next Batch. When maxPending is
 // reached, emit waits.
@@ -105,7 +102,7 @@ func (c *coalescer) close() error {
 
 // putChunk appends a chunk as the next element of a Batch.
 func putChunk(b []byte, c Chunk) ([]byte, error) {
-	if t, ok := c.(Text); ok && len(t) < maxChunk {
+	if t, ok := c.(Text); ok && len(t) < MaxChunk {
 		s := string(t)
 		if !utf8.ValidString(s) {
 			s = strings.ToValidUTF8(s, "\uFFFD")
@@ -131,7 +128,7 @@ func putChunk(b []byte, c Chunk) ([]byte, error) {
 	switch {
 	case kind == 0:
 		return b[:start], &Error{Kind: Internal, Fault: Plugin, Message: fmt.Sprintf("emit of a %T, which is no chunk", c)}
-	case len(b)-start > maxChunk:
+	case len(b)-start > MaxChunk:
 		return b[:start], &Error{Kind: Internal, Fault: Plugin, Message: "chunk larger than 32 MiB"}
 	}
 	return b, nil

@@ -135,7 +135,7 @@ const (
 const (
 	MaxInput   = 64 << 20 // input of a call
 	MaxOutput  = 1 << 20  // result or error of a call
-	MaxChunk   = 1 << 20  // one emit
+	MaxChunk   = 32 << 20 // one emit, the same on the wire of native plugins
 	MaxMeta    = 64 << 10 // an HTTPRequest without its body
 	MaxHead    = 64 << 10 // an HTTPHead
 	MaxLogLine = 4 << 10  // a log line; the rest of it is cut
