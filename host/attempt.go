@@ -72,7 +72,7 @@ func (a *attempt) generate(run, host context.Context) error {
 	defer cancel(nil)
 	w := a.worker
 	a.stream = newStream(a.Attempt, w.config.Coalesce, int(w.config.Buffer.Job), w.budget, int64(w.config.Buffer.Total), cancel)
-	a.stream.push(&job.Start{Provider: p.name, Model: a.model, Reset: a.Reset})
+	a.stream.push(&job.Start{Provider: p.name, PluginDigest: p.digest, Model: a.model, Reset: a.Reset})
 	a.stream.push(&job.Progress{Status: statusStarted, Message: "attempt " + fmt.Sprint(a.Number)})
 	writing, cut := context.WithCancelCause(context.WithoutCancel(host))
 	written := make(chan error, 1)
@@ -102,6 +102,9 @@ func (a *attempt) generate(run, host context.Context) error {
 		}
 	case <-run.Done():
 		return giveUp(context.Cause(run))
+	}
+	if errors.Is(err, errRetired) {
+		return err
 	}
 	if err != nil {
 		return failure(generation, err)
@@ -227,6 +230,9 @@ func (a *attempt) wait(ctx context.Context, c *call) error {
 // leave waits until the provider has returned, which it may not have when its
 // answer was no longer waited for, and gives its slot back.
 func (a *attempt) leave() {
+	if a.route.plugin != nil {
+		defer a.route.plugin.done()
+	}
 	if a.call == nil {
 		return
 	}
@@ -308,7 +314,7 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 	case errors.As(err, &failed):
 	case errors.Is(err, job.ErrCancelled), errors.Is(err, job.ErrFenced), errors.Is(err, job.ErrGone):
 		return outcomeFenced, err
-	case errors.Is(err, errStopping), errors.Is(err, errSelfFence), errors.Is(err, context.Canceled):
+	case errors.Is(err, errStopping), errors.Is(err, errSelfFence), errors.Is(err, errRetired), errors.Is(err, context.Canceled):
 		return outcomeHandedOver, a.again(ctx, job.StateQueued, 0)
 	case errors.Is(err, errElsewhere):
 		a.worker.others.giveWay(ctx, job.QueueName(a.Job.Priority), a.Number)

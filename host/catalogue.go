@@ -11,12 +11,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicehq/sluice/config"
-	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -24,85 +24,295 @@ import (
 const (
 	// startTimeout bounds the start of one plugin, compiling it included.
 	startTimeout = 2 * time.Minute
+	// checkTimeout bounds its word about its settings.
+	checkTimeout = 30 * time.Second
 	// closeTimeout is what all plugins together get to end.
 	closeTimeout = 5 * time.Second
+	// drainTimeout is what the generations of a plugin that was replaced get to end.
+	drainTimeout = 10 * time.Minute
+	// lookEvery is between two looks for plugins that are new, changed or gone.
+	lookEvery = time.Second
 )
 
-// starter starts a plugin of one runtime. stop ends it, within its context.
-type starter func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (p sdk.Provider, stop func(context.Context) error, err error)
-
-// catalogue is every plugin that could be started.
+// catalogue is every plugin that could be started, and the folders they come
+// from. What changes there while the host runs is taken over by follow: a plugin
+// that is new is started, one whose folder has changed is replaced once the new
+// version has shown that it can be used, and one whose folder is gone is retired.
+// Whatever has begun in a version ends in it.
 type catalogue struct {
-	plugins []*plugin
-	closers []func(context.Context) error
-	log     *slog.Logger
+	config   config.Plugins
+	starters map[manifest.Runtime]starter
+	log      *slog.Logger
+	routes   *routes
+	drain    time.Duration
+	embedded []*plugin
+
+	folders map[string]*folder // by path; of whoever looks: open, then follow
+	closing chan struct{}
+	drains  sync.WaitGroup
+}
+
+// folder is where a plugin lies.
+type folder struct {
+	path  string
+	print string // of its files when they were taken over, or refused
+	seen  string // of its files at the last look
+	found bool   // at this look
+
+	name    string
+	current *candidate // in service; nil while there is none
+	err     error      // why what lies there now is not in service
 }
 
 // openCatalogue starts the plugins found in the configured directories, several
 // at a time, and adds the embedded ones. A plugin that can't be started is
 // logged once and left out; the rest start. Close it, on every path.
 func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provider, starters map[manifest.Runtime]starter, log *slog.Logger) *catalogue {
-	c := &catalogue{log: log}
-	taken := map[string]string{} // name → where it came from
+	c := &catalogue{
+		config: cfg, starters: starters, log: log, routes: newRoutes(nil, log), drain: drainTimeout,
+		folders: map[string]*folder{}, closing: make(chan struct{}),
+	}
 	for _, p := range embedded {
 		if err := c.embed(p, cfg.Config[p.Name]); err != nil {
 			log.Error("plugin is left out", "provider", p.Name, "error", err)
-			continue
 		}
-		taken[p.Name] = "embedded"
 	}
-	var found []*candidate
-	for _, dir := range pluginDirs(cfg.Dirs, log) {
-		m, err := manifest.Load(dir)
-		if err != nil {
-			log.Error("plugin is left out", "dir", dir, "error", err)
-			continue
+	for _, root := range cfg.Dirs {
+		if _, err := os.ReadDir(root); err != nil {
+			log.Error("plugin folder can't be read", "dir", root, "error", err)
 		}
-		if first, ok := taken[m.Name]; ok {
-			log.Error("plugin is left out", "provider", m.Name, "dir", dir, "error", "another plugin has this name: "+first)
-			continue
-		}
-		taken[m.Name] = dir
-		op := cfg.Config[m.Name]
-		if op.Disabled {
-			log.Info("plugin is disabled", "provider", m.Name)
-			continue
-		}
-		found = append(found, &candidate{m: m, op: op})
 	}
-	var starting errgroup.Group
-	starting.SetLimit(runtime.GOMAXPROCS(0))
-	for _, f := range found {
-		starting.Go(func() error {
-			f.err = f.start(ctx, starters, log)
-			return nil // the others go on
-		})
+	c.look(ctx, true)
+	known := map[string]bool{}
+	for _, p := range embedded {
+		known[p.Name] = true
 	}
-	starting.Wait()
-	for _, f := range found {
-		switch {
-		case f.err == nil:
-			c.plugins = append(c.plugins, f.plugin)
-			c.closers = append(c.closers, f.stop)
-		case ctx.Err() == nil:
-			log.Error("plugin is left out", "provider", f.m.Name, "dir", f.m.Dir, "error", f.err)
-		}
+	for _, f := range c.folders {
+		known[f.name] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Config)) {
-		if _, ok := taken[name]; !ok {
+		if !known[name] {
 			log.Warn("configured plugin was not found", "provider", name, "key", "plugins.config."+name)
 		}
 	}
 	return c
 }
 
-// pluginDirs lists the folders that hold a manifest, sorted by their name.
-func pluginDirs(roots []string, log *slog.Logger) []string {
+// inService lists the plugins that take jobs.
+func (c *catalogue) inService() []*plugin {
+	list := slices.Clone(c.embedded)
+	for _, path := range slices.SortedFunc(maps.Keys(c.folders), byBase) {
+		if now := c.folders[path].current; now != nil {
+			list = append(list, now.plugin)
+		}
+	}
+	return list
+}
+
+func byBase(a, b string) int {
+	if n := strings.Compare(filepath.Base(a), filepath.Base(b)); n != 0 {
+		return n
+	}
+	return strings.Compare(a, b)
+}
+
+// follow looks for changes until ctx ends: now and then, and whenever reload
+// says so. changed is called when what is served has changed.
+func (c *catalogue) follow(ctx context.Context, reload <-chan struct{}, changed func()) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		now := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case _, ok := <-reload:
+			if !ok {
+				reload = nil
+				continue
+			}
+			c.log.Info("looking for plugins again")
+			now = true
+		}
+		if c.look(ctx, now) {
+			changed()
+		}
+	}
+}
+
+// look takes over what has changed in the folders, and reports whether that
+// changed what is served. Unless it has to be now, a folder is left alone until
+// two looks have found the same in it: it may just be being written to.
+func (c *catalogue) look(ctx context.Context, now bool) bool {
+	for _, f := range c.folders {
+		f.found = false
+	}
+	var fresh []*folder
+	for _, path := range pluginDirs(c.config.Dirs) {
+		print, err := fingerprint(path)
+		if err != nil {
+			continue // it is just going
+		}
+		f := c.folders[path]
+		if f == nil {
+			f = &folder{path: path}
+			c.folders[path] = f
+		}
+		f.found = true
+		stable := now || f.seen == print
+		f.seen = print
+		if stable && (f.print != print || now && f.err != nil) {
+			fresh = append(fresh, f)
+		}
+	}
+	var retired []*candidate
+	free := false // a name
+	for path, f := range c.folders {
+		switch {
+		case f.found:
+		case f.seen != "" && !now:
+			f.seen = "" // gone, if it still is at the next look
+		default:
+			delete(c.folders, path)
+			free = true
+			if f.current != nil {
+				c.log.Info("plugin was removed", "provider", f.name, "dir", path)
+				retired = append(retired, f.current)
+			}
+		}
+	}
+	retired = append(retired, c.start(ctx, fresh)...)
+	changed := len(retired) > 0
+	for _, f := range fresh {
+		changed = changed || f.err == nil && f.current != nil
+	}
+	for _, f := range c.folders {
+		if free && f.err != nil {
+			f.print = "" // perhaps its name was taken
+		}
+	}
+	if changed {
+		c.routes.set(c.inService())
+	}
+	for _, r := range retired { // after the routes: whoever finds it retired looks again
+		c.retire(r)
+	}
+	return changed
+}
+
+// start starts what lies in folders and puts it in service. It returns what was
+// in service there before.
+func (c *catalogue) start(ctx context.Context, folders []*folder) (replaced []*candidate) {
+	candidates := make([]*candidate, len(folders))
+	for i, f := range folders {
+		f.print = f.seen
+		candidates[i], f.err = c.candidate(f)
+	}
+	var starting errgroup.Group
+	starting.SetLimit(runtime.GOMAXPROCS(0))
+	for i, f := range folders {
+		if cand := candidates[i]; cand != nil && f.err == nil {
+			starting.Go(func() error {
+				f.err = cand.start(ctx, c.starters, c.log)
+				return nil // the others go on
+			})
+		}
+	}
+	_ = starting.Wait()
+	for i, f := range folders {
+		cand := candidates[i]
+		switch {
+		case f.err != nil && ctx.Err() != nil:
+			f.print = "" // it was not to blame
+		case f.err != nil && f.current != nil:
+			c.log.Error("new version of a plugin is not taken, the one before stays", "provider", f.name, "dir", f.path, "error", f.err)
+		case f.err != nil:
+			c.log.Error("plugin is left out", "provider", f.name, "dir", f.path, "error", f.err)
+		case cand == nil: // disabled
+		default:
+			if f.current != nil {
+				c.log.Info("plugin was replaced", "provider", f.name, "version", cand.m.Version, "digest", cand.plugin.digest, "before", f.current.plugin.digest)
+				replaced = append(replaced, f.current)
+			}
+			f.current = cand
+		}
+	}
+	return replaced
+}
+
+// candidate reads what lies in a folder. It is nil for a plugin that is disabled.
+func (c *catalogue) candidate(f *folder) (*candidate, error) {
+	m, err := manifest.Load(f.path)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range c.embedded {
+		if p.name == m.Name {
+			return nil, fmt.Errorf("plugin %s: another plugin has this name: embedded", m.Name)
+		}
+	}
+	for _, other := range c.folders {
+		if other != f && other.name == m.Name {
+			return nil, fmt.Errorf("plugin %s: another plugin has this name: %s", m.Name, other.path)
+		}
+	}
+	f.name = m.Name
+	op := c.config.Config[m.Name]
+	if op.Disabled {
+		c.log.Info("plugin is disabled", "provider", m.Name)
+		return nil, nil
+	}
+	return &candidate{m: m, op: op}, nil
+}
+
+// retire ends a plugin that is not served any more, once what has begun in it
+// has ended or had its time.
+func (c *catalogue) retire(r *candidate) {
+	r.plugin.retire()
+	c.drains.Go(func() {
+		t := time.NewTimer(c.drain)
+		defer t.Stop()
+		select {
+		case <-r.plugin.unused:
+		case <-t.C:
+			c.log.Warn("plugin that was replaced is ended with work under way", "provider", r.plugin.name, "waited", c.drain)
+		case <-c.closing:
+		}
+		r.plugin.cut()
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if err := r.stop(ctx); err != nil {
+			c.log.Warn("plugin did not stop in order", "provider", r.plugin.name, "error", err)
+		}
+		c.log.Info("plugin is drained", "provider", r.plugin.name, "digest", r.plugin.digest)
+	})
+}
+
+// fingerprint changes with the files in a plugin's folder. It doesn't read them.
+func fingerprint(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, e := range entries {
+		info, err := os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		fmt.Fprintf(&b, "%q %d %d %d\n", e.Name(), info.Size(), info.ModTime().UnixNano(), inode(info))
+	}
+	return b.String(), nil
+}
+
+// pluginDirs lists the folders that hold a manifest, sorted by their name. A root
+// that can't be read has none.
+func pluginDirs(roots []string) []string {
 	var dirs []string
 	for _, root := range roots {
 		entries, err := os.ReadDir(root)
 		if err != nil {
-			log.Error("plugin folder can't be read", "dir", root, "error", err)
 			continue
 		}
 		for _, e := range entries {
@@ -131,104 +341,29 @@ func (c *catalogue) embed(p sdk.Provider, op config.Plugin) error {
 	if err != nil {
 		return err
 	}
-	c.plugins = append(c.plugins, newPlugin("embedded", p, settings, limits))
+	c.embedded = append(c.embedded, newPlugin("embedded", p, settings, limits))
 	return nil
 }
 
-// candidate is a plugin that was found.
-type candidate struct {
-	m  *manifest.Manifest
-	op config.Plugin
-
-	err    error // why it could not be started
-	plugin *plugin
-	stop   func(context.Context) error
-}
-
-// start starts it as its manifest and the operator say.
-func (c *candidate) start(ctx context.Context, starters map[manifest.Runtime]starter, log *slog.Logger) error {
-	run, ok := starters[c.m.Runtime]
-	if !ok {
-		return fmt.Errorf("runtime %q is not supported on this machine", c.m.Runtime)
-	}
-	narrowed, lookup, err := narrow(c.m, c.op)
-	if err != nil {
-		return err
-	}
-	gate, err := egress.New(narrowed, egress.Options{Log: log, LookupEnv: lookup})
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	provider, stop, err := run(ctx, narrowed, gate)
-	if err != nil {
-		gate.Close()
-		return err
-	}
-	c.stop = func(ctx context.Context) error {
-		defer gate.Close()
-		return stop(ctx)
-	}
-	c.plugin = newPlugin(string(c.m.Runtime), provider, sdk.Settings(narrowed.Config), narrowed.Limits)
-	log.Info("plugin started", "provider", provider.Name, "version", c.m.Version, "runtime", c.m.Runtime, "models", len(provider.Models), "took", time.Since(began))
-	return nil
-}
-
-// secretRef is how a secret from the operator's configuration is named to the
-// manifest, which takes references only. The text itself stays out of it.
-const secretRef = "sluice.config/"
-
-// narrow applies the operator's word to a manifest. The function looks up the
-// references in it: the operator's secrets, and the environment.
-func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(string) (string, bool), error) {
-	refs := map[string]string{}
-	for name := range op.Secrets {
-		refs[name] = "env:" + secretRef + name
-	}
-	lookup := func(name string) (string, bool) {
-		if s, ok := strings.CutPrefix(name, secretRef); ok {
-			v, ok := op.Secrets[s]
-			return v.Reveal(), ok
-		}
-		return os.LookupEnv(name)
-	}
-	var limits manifest.Limits
-	limits.Memory, limits.Output = int64(op.Limits.Memory), int64(op.Limits.Output)
-	limits.Concurrency = op.Limits.Concurrency
-	limits.FirstToken, limits.Idle, limits.Total = op.Limits.FirstToken, op.Limits.Idle, op.Limits.Total
-	out, err := m.Narrow(manifest.Operator{
-		Settings: op.Settings, Secrets: refs, Egress: op.Egress, Limits: limits, AllowPrivate: op.AllowPrivate,
-	})
-	return out, lookup, err
-}
-
-// tighten applies the operator's limits to those of an embedded provider.
-func tighten(l *manifest.Limits, op config.PluginLimits) {
-	if op.Concurrency > 0 {
-		l.Concurrency = op.Concurrency
-	}
-	for _, d := range []struct {
-		limit *time.Duration
-		by    time.Duration
-	}{{&l.FirstToken, op.FirstToken}, {&l.Idle, op.Idle}, {&l.Total, op.Total}} {
-		if d.by > 0 {
-			*d.limit = min(*d.limit, d.by)
-		}
-	}
-	if op.Output > 0 {
-		l.Output = min(l.Output, int64(op.Output))
-	}
-}
-
-// close stops all plugins, within ctx.
+// close stops all plugins, within ctx. Nothing may run or look any more.
 func (c *catalogue) close(ctx context.Context) error {
+	close(c.closing)
+	c.routes.set(nil)
 	var errs []error
-	for _, stop := range slices.Backward(c.closers) {
-		if err := stop(ctx); err != nil {
+	for _, path := range slices.Backward(slices.SortedFunc(maps.Keys(c.folders), byBase)) {
+		f := c.folders[path]
+		if f.current == nil {
+			continue
+		}
+		f.current.plugin.retire()
+		f.current.plugin.cut()
+		if err := f.current.stop(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop plugin: %w", err))
 		}
 	}
+	for _, p := range c.embedded {
+		p.cut()
+	}
+	c.drains.Wait()
 	return errors.Join(errs...)
 }

@@ -68,24 +68,24 @@ func TestCatalogueLeavesOutWhatIsBroken(t *testing.T) {
 		},
 	}
 	var stopped []string
-	start := func(_ context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
+	start := func(_ context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {
 		if gate == nil {
 			t.Errorf("plugin %s has no gate", m.Name)
 		}
 		if m.Name == "crashes" {
-			return sdk.Provider{}, nil, errors.New("exit status 2")
+			return instance{}, errors.New("exit status 2")
 		}
-		return provider(m.Name, saying(), sdk.Model(m.Models[0])), func(context.Context) error {
+		return instance{provider: provider(m.Name, saying(), sdk.Model(m.Models[0])), stop: func(context.Context) error {
 			stopped = append(stopped, m.Name)
 			return nil
-		}, nil
+		}}, nil
 	}
 	var log bytes.Buffer
 	c := openCatalogue(t.Context(), cfg, []sdk.Provider{provider("inside", saying()), {Name: "empty"}},
 		map[manifest.Runtime]starter{manifest.Wasm: start}, slog.New(slog.NewTextHandler(&log, nil)))
 
 	var names []string
-	for _, p := range c.plugins {
+	for _, p := range c.inService() {
 		names = append(names, p.name)
 		switch p.name {
 		case "narrowed":

@@ -43,6 +43,9 @@ type Options struct {
 	// Report, when not nil, is told of every attempt that has ended. It must
 	// not block.
 	Report func(Report)
+	// Reload, when not nil, has the plugins' folders looked at now; they are
+	// looked at every second otherwise.
+	Reload <-chan struct{}
 	// Ready, when not nil, is called when the host is announced and begins to
 	// take tickets.
 	Ready func()
@@ -83,14 +86,14 @@ func Run(ctx context.Context, o Options) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if len(plugins.plugins) == 0 {
+	if len(plugins.inService()) == 0 {
 		log.Warn("no plugin could be started: this host serves nothing")
 	}
 
 	store := job.NewStore(o.Redis, job.Options{TTL: cfg.TTL, General: cfg.GeneralChannels})
 	h := &host{
 		id: id, log: log, store: store, redis: o.Redis,
-		hosts: job.NewHosts(store, log, job.HostsOptions{}),
+		hosts: job.NewHosts(store, log, job.HostsOptions{}), plugins: plugins,
 	}
 	h.others = newOthers(id, h.hosts)
 	h.queue = queue.New(queue.Options{
@@ -101,7 +104,7 @@ func Run(ctx context.Context, o Options) error {
 	h.tickets = newTickets(h.queue)
 	inspector := asynq.NewInspectorFromRedisClient(o.Redis)
 	h.worker = &worker{
-		id: id, config: cfg, store: store, routes: newRoutes(plugins.plugins, log), running: &running{},
+		id: id, config: cfg, store: store, routes: plugins.routes, running: &running{},
 		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
 		enqueue: h.tickets.enqueue, others: h.others,
 		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
@@ -123,6 +126,7 @@ type host struct {
 	tickets *tickets
 	others  *others
 	worker  *worker
+	plugins *catalogue
 }
 
 // run serves until ctx ends. Being alive, hearing of cancels and watching over
@@ -132,11 +136,7 @@ func (h *host) run(ctx context.Context, o Options) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer die()
-	routes := h.worker.routes.models()
-	info := job.HostInfo{ID: h.id, Version: o.Version, Started: time.Now(), Models: make([]job.ModelInfo, len(routes))}
-	for i, r := range routes {
-		info.Models[i] = r.info()
-	}
+	info := job.HostInfo{ID: h.id, Version: o.Version, Started: time.Now(), Models: h.worker.routes.announced()}
 	wg.Go(func() {
 		if err := h.hosts.Announce(life, info, h.takeOver); err != nil && life.Err() == nil {
 			h.log.Error("host is not announced any more", "error", err)
@@ -159,6 +159,11 @@ func (h *host) run(ctx context.Context, o Options) error {
 	if o.Ready != nil {
 		o.Ready()
 	}
+	looking, stopLooking := context.WithCancel(ctx)
+	defer stopLooking()
+	wg.Go(func() {
+		h.plugins.follow(looking, o.Reload, func() { h.hosts.Update(h.worker.routes.announced()) })
+	})
 	err := h.queue.Serve(ctx, h.worker)
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve the queue: %w", err)

@@ -5,12 +5,20 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 
+	"github.com/sluicehq/sluice/proto/job"
 	"github.com/sluicehq/sluice/sdk"
 )
 
-// routes finds who serves a model. It is built once and only read afterwards.
+// routes finds who serves a model. Safe for concurrent use.
 type routes struct {
+	log   *slog.Logger
+	table atomic.Pointer[table]
+}
+
+// table is the routes at one time.
+type table struct {
 	exact map[string]route
 	globs []route
 }
@@ -21,11 +29,20 @@ type route struct {
 	model  sdk.Model
 }
 
-// newRoutes lays out the models of all plugins. A name that two plugins claim
-// goes to the one whose own name sorts first; the log says so.
 func newRoutes(plugins []*plugin, log *slog.Logger) *routes {
+	r := &routes{log: log}
+	r.set(plugins)
+	return r
+}
+
+// set replaces all routes at once.
+func (r *routes) set(plugins []*plugin) { r.table.Store(newTable(plugins, r.log)) }
+
+// newTable lays out the models of all plugins. A name that two plugins claim
+// goes to the one whose own name sorts first; the log says so.
+func newTable(plugins []*plugin, log *slog.Logger) *table {
 	sorted := slices.SortedFunc(slices.Values(plugins), func(a, b *plugin) int { return cmp.Compare(a.name, b.name) })
-	r := &routes{exact: map[string]route{}}
+	r := &table{exact: map[string]route{}}
 	globs := map[string]string{}
 	for _, p := range sorted {
 		for _, m := range p.provider.Models {
@@ -58,14 +75,26 @@ func newRoutes(plugins []*plugin, log *slog.Logger) *routes {
 // closer it fits.
 func literal(glob string) int { return len(glob) - strings.Count(glob, "*") }
 
+// take is find, with the plugin in use until its done is called.
+func (r *routes) take(model string) (route, bool) {
+	for {
+		t, ok := r.find(model)
+		if !ok || t.plugin.use() {
+			return t, ok
+		}
+		// It was retired since: the table has been replaced before it was.
+	}
+}
+
 // find returns who serves model: the one that names it exactly, else the glob
 // with the most literal characters, else, among equals, the plugin whose name
 // sorts first.
 func (r *routes) find(model string) (route, bool) {
-	if t, ok := r.exact[model]; ok {
+	now := r.table.Load()
+	if t, ok := now.exact[model]; ok {
 		return t, true
 	}
-	for _, t := range r.globs {
+	for _, t := range now.globs {
 		if t.model.Matches(model) {
 			return t, true
 		}
@@ -75,11 +104,22 @@ func (r *routes) find(model string) (route, bool) {
 
 // models lists what is served, sorted by name, each name once.
 func (r *routes) models() []route {
-	all := make([]route, 0, len(r.exact)+len(r.globs))
-	for _, t := range r.exact {
+	now := r.table.Load()
+	all := make([]route, 0, len(now.exact)+len(now.globs))
+	for _, t := range now.exact {
 		all = append(all, t)
 	}
-	all = append(all, r.globs...)
+	all = append(all, now.globs...)
 	slices.SortFunc(all, func(a, b route) int { return cmp.Compare(a.model.Name, b.model.Name) })
 	return all
+}
+
+// announced is models as other hosts and gateways are told of them.
+func (r *routes) announced() []job.ModelInfo {
+	all := r.models()
+	infos := make([]job.ModelInfo, len(all))
+	for i, t := range all {
+		infos[i] = t.info()
+	}
+	return infos
 }

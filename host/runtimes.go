@@ -10,7 +10,6 @@ import (
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native"
 	"github.com/sluicehq/sluice/host/sandbox"
-	"github.com/sluicehq/sluice/sdk"
 )
 
 // runtimes opens what plugins are run with. closeAll is called once no plugin is left.
@@ -20,26 +19,29 @@ func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[
 		return nil, nil, fmt.Errorf("open the sandbox: %w", err)
 	}
 	return map[manifest.Runtime]starter{
-		manifest.Wasm: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
+		manifest.Wasm: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {
 			p, err := guests.Load(ctx, m, gate)
 			if err != nil {
-				return sdk.Provider{}, nil, err
+				return instance{}, err
 			}
-			return p.Provider(), p.Close, nil
+			return instance{provider: p.Provider(), stop: p.Close}, nil
 		},
-		manifest.Native: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (sdk.Provider, func(context.Context) error, error) {
-			p, err := native.Start(ctx, m, native.Options{CacheDir: cfg.CacheDir, Egress: gate, Log: log})
+		manifest.Native: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {
+			p, err := native.Start(ctx, m, native.Options{
+				CacheDir: cfg.CacheDir, Egress: gate, Log: log, RequireBox: cfg.Config[m.Name].RequireBox,
+			})
 			if err != nil {
-				return sdk.Provider{}, nil, err
+				return instance{}, err
 			}
 			ended := make(chan error, 1)
 			go func() { ended <- p.Run(context.WithoutCancel(ctx)) }()
-			return p.Provider(), func(ctx context.Context) error {
+			stop := func(ctx context.Context) error {
 				if err := p.Close(ctx); err != nil {
 					return err
 				}
 				return <-ended
-			}, nil
+			}
+			return instance{provider: p.Provider(), stop: stop, state: p.State}, nil
 		},
 	}, guests.Close, nil
 }

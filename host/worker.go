@@ -123,7 +123,7 @@ func (w *worker) begin(ctx context.Context, t job.Ticket) (a *job.Attempt, err e
 func (w *worker) pick(ctx context.Context, models []string, turn int) (route, string, error) {
 	for i := range models {
 		model := models[(turn+i)%len(models)]
-		if r, ok := w.routes.find(model); ok {
+		if r, ok := w.routes.take(model); ok {
 			return r, model, nil
 		}
 		there := false
