@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/sluicehq/sluice/sdk"
@@ -17,54 +16,8 @@ const patience = 30 * time.Second
 
 var errEnough = errors.New("the receiver has enough")
 
-// Run runs the table against p.
-func Run(t *testing.T, p sdk.Provider, o Options) {
-	before := runtime.NumGoroutine()
-	plain := o.Plain
-	if plain.Name == "" {
-		plain.Name = "plain"
-	}
-	cases := append([]Case{plain}, o.Cases...)
-	for _, c := range cases {
-		t.Run(c.Name, func(t *testing.T) {
-			c.Check(t, c.run(bounded(t), p))
-		})
-	}
-	t.Run("same answer twice", func(t *testing.T) {
-		first := plain.run(bounded(t), p)
-		again := plain
-		again.Chunks, again.Text = first.Chunks, first.Text()
-		again.Check(t, plain.run(bounded(t), p))
-	})
-	t.Run("all at once", func(t *testing.T) { allAtOnce(t, p, cases) })
-	t.Run("slow receiver", func(t *testing.T) { slowReceiver(t, p, plain) })
-	t.Run("receiver fails", func(t *testing.T) { receiverFails(t, p, plain.Request) })
-	t.Run("cancelled before", func(t *testing.T) { cancelledBefore(t, p, plain.Request) })
-	if o.Long != nil {
-		t.Run("cancelled at first chunk", func(t *testing.T) { cancelledAt(t, p, o, 1) })
-		t.Run("cancelled midway", func(t *testing.T) { cancelledAt(t, p, o, 20) })
-		t.Run("receiver fails midway", func(t *testing.T) { receiverFails(t, p, o.Long) })
-		t.Run("cancelled while the receiver blocks", func(t *testing.T) { cancelledBlocked(t, p, o) })
-		t.Run("limit reached", func(t *testing.T) { limitReached(t, p, o.Long) })
-	}
-	if o.Silent != nil {
-		t.Run("cancelled in silence", func(t *testing.T) { cancelledSilent(t, p, o) })
-	}
-	t.Run("optional abilities", func(t *testing.T) { abilities(t, p, plain.Request) })
-	if !o.KeepsGoroutines && !t.Failed() {
-		eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
-	}
-}
-
-func bounded(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // allAtOnce runs every case several times concurrently: none may see anything of another.
-func allAtOnce(t *testing.T, p sdk.Provider, cases []Case) {
-	ctx := bounded(t)
+func allAtOnce(ctx context.Context, t Reporter, p sdk.Provider, cases []Case) {
 	var wg sync.WaitGroup
 	for range 4 {
 		for _, c := range cases {
@@ -75,24 +28,26 @@ func allAtOnce(t *testing.T, p sdk.Provider, cases []Case) {
 }
 
 // slowReceiver lets others run between chunks: all must come, in order.
-func slowReceiver(t *testing.T, p sdk.Provider, c Case) {
-	want := c.run(bounded(t), p)
+func slowReceiver(ctx context.Context, t Reporter, p sdk.Provider, c Case, varies bool) {
+	want := c.run(ctx, p)
 	var got Transcript
-	got.Err = p.Generate(bounded(t), c.Request, func(ch sdk.Chunk) error {
+	got.Err = p.Generate(ctx, c.Request, func(ch sdk.Chunk) error {
 		for range 100 {
 			runtime.Gosched()
 		}
 		got.Chunks = append(got.Chunks, ch)
 		return nil
 	})
-	c.Chunks, c.Text = want.Chunks, want.Text()
+	if !varies {
+		c.Chunks, c.Text = want.Chunks, want.Text()
+	}
 	c.Check(t, got)
 }
 
 // receiverFails wants emit's error back, and no further chunk.
-func receiverFails(t *testing.T, p sdk.Provider, req *sdk.Request) {
+func receiverFails(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
 	n := 0
-	err := p.Generate(bounded(t), req, func(sdk.Chunk) error {
+	err := p.Generate(ctx, req, func(sdk.Chunk) error {
 		n++
 		return errEnough
 	})
@@ -104,16 +59,16 @@ func receiverFails(t *testing.T, p sdk.Provider, req *sdk.Request) {
 	}
 }
 
-func cancelledBefore(t *testing.T, p sdk.Provider, req *sdk.Request) {
-	ctx, cancel := context.WithCancel(bounded(t))
+func cancelledBefore(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
+	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	tr := Record(ctx, p, req)
 	wantCancelled(t, tr.Err)
 }
 
-func cancelledAt(t *testing.T, p sdk.Provider, o Options, chunk int) {
+func cancelledAt(ctx context.Context, t Reporter, p sdk.Provider, o Options, chunk int) {
 	before := open(o)
-	ctx, cancel := context.WithCancel(bounded(t))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n := 0
 	err := p.Generate(ctx, o.Long, func(sdk.Chunk) error {
@@ -127,9 +82,9 @@ func cancelledAt(t *testing.T, p sdk.Provider, o Options, chunk int) {
 }
 
 // cancelledBlocked cancels while emit holds the provider back.
-func cancelledBlocked(t *testing.T, p sdk.Provider, o Options) {
+func cancelledBlocked(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
 	before := open(o)
-	ctx, cancel := context.WithCancel(bounded(t))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	blocked := make(chan struct{})
 	var once sync.Once
@@ -147,9 +102,9 @@ func cancelledBlocked(t *testing.T, p sdk.Provider, o Options) {
 	upstreamClosed(t, o, before)
 }
 
-func cancelledSilent(t *testing.T, p sdk.Provider, o Options) {
+func cancelledSilent(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
 	before := open(o)
-	ctx, cancel := context.WithCancel(bounded(t))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan Transcript, 1)
 	go func() { done <- Record(ctx, p, o.Silent) }()
@@ -166,8 +121,8 @@ func cancelledSilent(t *testing.T, p sdk.Provider, o Options) {
 }
 
 // limitReached is a cancellation with a cause, as a host's time limits are.
-func limitReached(t *testing.T, p sdk.Provider, req *sdk.Request) {
-	ctx, cancel := context.WithCancelCause(bounded(t))
+func limitReached(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "took too long"}
 	err := p.Generate(ctx, req, func(sdk.Chunk) error {
@@ -179,7 +134,7 @@ func limitReached(t *testing.T, p sdk.Provider, req *sdk.Request) {
 	}
 }
 
-func wantCancelled(t *testing.T, err error) {
+func wantCancelled(t Reporter, err error) {
 	t.Helper()
 	if e := sdk.AsError(err); e == nil || e.Kind != sdk.Cancelled || !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want one that is cancelled and context.Canceled", err)
@@ -193,15 +148,14 @@ func open(o Options) int {
 	return o.Upstream()
 }
 
-func upstreamClosed(t *testing.T, o Options, before int) {
+func upstreamClosed(t Reporter, o Options, before int) {
 	t.Helper()
 	if o.Upstream != nil {
 		eventually(t, "the upstream's connection is closed", func() bool { return o.Upstream() <= before })
 	}
 }
 
-func abilities(t *testing.T, p sdk.Provider, req *sdk.Request) {
-	ctx := bounded(t)
+func abilities(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
 	if p.CountTokens != nil {
 		n, err := p.CountTokens(ctx, req)
 		if err != nil || n <= 0 {
@@ -223,7 +177,7 @@ func abilities(t *testing.T, p sdk.Provider, req *sdk.Request) {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t Reporter, what string, ok func() bool) {
 	t.Helper()
 	end := time.NewTimer(patience)
 	defer end.Stop()

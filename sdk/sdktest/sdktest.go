@@ -14,7 +14,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"testing"
 
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -44,8 +43,16 @@ type Options struct {
 	// Upstream counts the requests that the fake upstream has open. After a cancel it must come
 	// back to where it was; nil leaves that out.
 	Upstream func() int
+	// Varies is set for providers that may answer the same request differently.
+	Varies bool
 	// KeepsGoroutines is set for providers with goroutines of their own between calls.
 	KeepsGoroutines bool
+}
+
+// Reporter is told what is wrong. A testing.TB is one.
+type Reporter interface {
+	Helper()
+	Errorf(format string, args ...any)
 }
 
 // Transcript is what came of a request.
@@ -86,7 +93,7 @@ func (c Case) run(ctx context.Context, p sdk.Provider) Transcript {
 }
 
 // Check reports how a transcript differs from what the case wants.
-func (c Case) Check(t testing.TB, tr Transcript) {
+func (c Case) Check(t Reporter, tr Transcript) {
 	t.Helper()
 	if c.Chunks != nil {
 		for i := range max(len(c.Chunks), len(tr.Chunks)) {
@@ -110,7 +117,7 @@ func (c Case) Check(t testing.TB, tr Transcript) {
 	c.checkError(t, tr.Err)
 }
 
-func (c Case) checkError(t testing.TB, err error) {
+func (c Case) checkError(t Reporter, err error) {
 	t.Helper()
 	got := sdk.AsError(err)
 	switch {
@@ -139,7 +146,7 @@ func showError(e *sdk.Error) string {
 func show(c sdk.Chunk) string { return fmt.Sprintf("%T %#v", c, c) }
 
 // checkOrder checks what holds for every answer.
-func checkOrder(t testing.TB, name string, tr Transcript) {
+func checkOrder(t Reporter, name string, tr Transcript) {
 	t.Helper()
 	finished := false
 	calls := map[int]bool{} // index: ended
