@@ -5,6 +5,7 @@ package guests
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -32,11 +33,20 @@ type language struct {
 }
 
 var languages = []*language{
-	{name: "rust", tools: []string{"make", "/usr/bin/rustc", "/usr/lib/rustlib/wasm32-unknown-unknown", "wasm-ld-14"}, get: "apt-get install rustc libstd-rust-dev-wasm32 lld-14 make"},
-	{name: "assemblyscript", tools: []string{"make", "node", "node_modules/.bin/asc"}, get: "npm ci in examples/guests"},
-	{name: "javascript", tools: []string{"make", "node", "node_modules/.bin/wasm-merge"}, get: "npm ci in examples/guests"},
-	{name: "c", tools: []string{"make", "clang", "wasm-ld"}, get: "apt-get install clang lld make"},
+	{name: "c", tools: []string{"make", "clang", "wasm-ld"}, get: "apt-get install make clang lld"},
+	{
+		name: "rust", tools: []string{"make", "wasm-ld-14", "/usr/bin/rustc", "/usr/lib/rustlib/wasm32-unknown-unknown"},
+		get: "apt-get install make rustc libstd-rust-dev-wasm32 lld-14",
+	},
+	{name: "assemblyscript", tools: npm, get: getNpm},
+	javascript,
 }
+
+var javascript = &language{name: "javascript", tools: npm, get: getNpm}
+
+var npm = []string{"make", "node", "node_modules/.bin/asc", "node_modules/.bin/wasm-merge", "node_modules/quickjs-wasi"}
+
+const getNpm = "apt-get install make nodejs npm, and npm ci in examples/guests"
 
 // build makes the plugin as `make` does, once for all tests.
 func (l *language) build(tb testing.TB) string {
@@ -46,27 +56,28 @@ func (l *language) build(tb testing.TB) string {
 		if strings.Contains(tool, "/") {
 			_, err = os.Stat(tool)
 		}
+		if err != nil && os.Getenv("SLUICE_REQUIRE") != "" {
+			tb.Fatalf("%s is missing: %s", tool, l.get)
+		}
 		if err != nil {
-			if os.Getenv("SLUICE_REQUIRE") != "" {
-				tb.Fatalf("%s is missing: %s", tool, l.get)
-			}
 			tb.Skipf("%s is missing: %s", tool, l.get)
 		}
 	}
 	l.once.Do(func() {
-		stage, out := filepath.Join(scratch, "stage"), filepath.Join(scratch, l.name)
-		if text, err := exec.Command("make", l.name, "STAGE="+stage).CombinedOutput(); err != nil {
-			l.err = errors.New(err.Error() + "\n" + string(text))
+		if out, err := exec.Command("make", l.name, "STAGE="+stage()).CombinedOutput(); err != nil {
+			l.err = fmt.Errorf("make %s: %w\n%s", l.name, err, out)
 			return
 		}
-		_, l.err = manifest.Build(context.Background(), filepath.Join(stage, l.name, manifest.File), out)
-		l.dir = out
+		l.dir = filepath.Join(scratch, l.name)
+		_, l.err = manifest.Build(context.Background(), filepath.Join(stage(), l.name, manifest.File), l.dir)
 	})
 	if l.err != nil {
-		tb.Fatalf("build: %v", l.err)
+		tb.Fatal(l.err)
 	}
 	return l.dir
 }
+
+func stage() string { return filepath.Join(scratch, "stage") }
 
 // scratch is where this run builds.
 var scratch string
@@ -81,31 +92,71 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func (l *language) load(tb testing.TB) sdk.Provider {
+// text is a log that can be read.
+type text struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *text) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *text) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// try loads a plugin, or says why it can't be.
+func try(tb testing.TB, dir string, op manifest.Operator) (*sandbox.Plugin, *text, error) {
 	tb.Helper()
-	m, err := manifest.Load(l.build(tb))
+	m, err := manifest.Load(dir)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
+	if m, err = m.Narrow(op); err != nil {
+		tb.Fatal(err)
+	}
+	out := new(text)
+	log := slog.New(slog.NewTextHandler(out, nil))
 	rt, err := sandbox.NewRuntime(tb.Context(), sandbox.Options{CacheDir: filepath.Join(scratch, "cache"), Log: log})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	gate, err := egress.New(m, egress.Options{Log: log})
+	gate, err := egress.New(m, egress.Options{Log: log, LookupEnv: func(string) (string, bool) { return "very-secret", true }})
 	if err != nil {
 		tb.Fatal(err)
 	}
 	p, err := rt.Load(tb.Context(), m, gate)
+	tb.Cleanup(func() {
+		if p != nil {
+			err = p.Close(context.Background())
+		}
+		gate.Close()
+		if err := errors.Join(err, rt.Close(context.Background())); err != nil && p != nil {
+			tb.Error(err)
+		}
+		if tb.Failed() {
+			tb.Log(out)
+		}
+	})
+	return p, out, err
+}
+
+func (l *language) load(tb testing.TB) sdk.Provider {
+	tb.Helper()
+	p, log, err := try(tb, l.build(tb), manifest.Operator{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		if err := errors.Join(p.Close(context.Background()), rt.Close(context.Background())); err != nil {
-			tb.Error(err)
-		}
-	})
-	if d := p.Description(); d.Name != m.Name || d.Version != m.Version || !d.Check {
+	// A job's instance is cheap only if it needs no initialisation of its own.
+	if strings.Contains(log.String(), "can't be frozen") {
+		tb.Errorf("it can't be frozen: %s", log)
+	}
+	if d, m := p.Description(), p.Manifest(); d.Name != m.Name || d.Version != m.Version || !d.Check {
 		tb.Errorf("it describes itself as %+v, its manifest says %s %s", d, m.Name, m.Version)
 	}
 	return p.Provider()
@@ -141,5 +192,22 @@ func TestSettings(t *testing.T) {
 				t.Errorf("bad settings: %v, want an invalid delay_ms", err)
 			}
 		})
+	}
+}
+
+// TestExamplesAreShort: what an author writes fits on two screens, and a README
+// says how it is built.
+func TestExamplesAreShort(t *testing.T) {
+	for _, file := range []string{"c/echo.c", "rust/echo.rs", "assemblyscript/echo.ts", "javascript/echo.js", "../node-plugin/echo.mjs"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(b), "\n"); n >= 100 {
+			t.Errorf("%s has %d lines, want less than 100", file, n)
+		}
+		if b, err = os.ReadFile(filepath.Join(filepath.Dir(file), "README.md")); err != nil || !strings.Contains(string(b), "make -C ") {
+			t.Errorf("the README beside %s doesn't say how to make it: %v", file, err)
+		}
 	}
 }

@@ -6,6 +6,7 @@
 
 // The engine, npm quickjs-wasi. Values are handles, freed by who gets them.
 @external("env", "qjs_init") declare function qjs_init(): i32;
+@external("env", "qjs_set_max_stack_size") declare function qjs_set_max_stack_size(n: u32): void;
 @external("env", "qjs_eval") declare function qjs_eval(source: usize, n: u32, file: usize, flags: i32): usize;
 @external("env", "qjs_call") declare function qjs_call(f: usize, self: usize, argc: u32, argv: usize): usize;
 @external("env", "qjs_new_host_function") declare function qjs_new_host_function(name: usize, n: u32, args: i32): usize;
@@ -69,6 +70,7 @@ export function sluice_count_tokens(): i32 { return call(5); }
 function start(): void {
   if (dispatch != 0) return;
   qjs_init();
+  qjs_set_max_stack_size(512 << 10); // half of it: what is beyond is the engine's own
   scratch = malloc(BUFFER);
   argument = malloc(4);
   undefined_ = qjs_get_undefined();

@@ -43,13 +43,16 @@
     const b = new Uint8Array(buffer), view = new DataView(buffer), out = {};
     for (const [, name] of fields) if (name.endsWith("[]")) out[name.slice(0, -2)] = [];
     const varint = () => {
-      let v = 0;
-      for (let scale = 1; at < end && scale < 2 ** 64; scale *= 128) {
+      // In halves, as a number holds 53 bits and a small negative one fills 64.
+      let low = 0, high = 0;
+      for (let i = 0; at < end && i < 10; i++) {
         const byte = b[at++];
-        v += (byte & 127) * scale;
+        if (i < 4) low += (byte & 127) * 128 ** i;
+        else high += (byte & 127) * 128 ** (i - 4);
         if (byte < 128) break;
       }
-      return v >= 2 ** 63 ? v - 2 ** 64 : v;
+      high %= 2 ** 36;
+      return (high >= 2 ** 35 ? high - 2 ** 36 : high) * 2 ** 28 + low;
     };
     while (at < end) {
       const tag = varint(), wire = tag % 8, field = fields.find((f) => f[0] === (tag - wire) / 8);
@@ -232,8 +235,9 @@
 
   function end(e) {
     if (e instanceof Unwanted) return (code = ECANCELED);
-    if (!(e instanceof PluginError)) console.error(e);
-    host.o(1, encode({ kind: "internal", fault: "plugin", ...e, message: String(e?.message ?? e) }, error));
+    const meant = e instanceof PluginError;
+    if (!meant) console.error(e);
+    host.o(1, encode(meant ? { ...e, message: e.message } : { kind: "internal", fault: "plugin", message: String(e) }, error));
     code = 1;
   }
 
