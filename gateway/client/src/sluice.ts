@@ -114,10 +114,13 @@ export class Sluice {
     const known = this.#answers.get(jobId);
     if (known) return known;
     const answer = new Answer(this.#owner, { jobId, query, key: options.key, maxLength: this.#maxLength, model: options.model ?? "" });
-    this.#begin(answer, { ...payload, jobId });
     const { signal } = options;
-    if (signal?.aborted) void answer.cancel();
-    else if (signal) {
+    if (signal?.aborted) {
+      answer.fail(new SluiceError("cancelled", "cancelled before it was asked"), "cancelled");
+      return answer;
+    }
+    this.#begin(answer, { ...payload, jobId });
+    if (signal) {
       const abort = () => void answer.cancel();
       signal.addEventListener("abort", abort, { once: true });
       void answer.done.catch(() => {}).then(() => signal.removeEventListener("abort", abort));
@@ -159,7 +162,7 @@ export class Sluice {
     const task = this.#task(answer, request, false);
     this.#shelf.add(answer, () => task.request);
     if (this.#connection === "refused") this.#failAll(this.#refusal ?? new SluiceError("unauthorized", "the gateway doesn't let us in"));
-    else void this.#drive(task);
+    else this.#drive(task);
   }
 
   #task(answer: Answer, request: Data | undefined, sent: boolean): Task {
@@ -195,7 +198,7 @@ export class Sluice {
   }
 
   /** Does what is next for an answer: ask, follow or cancel. One event at a time; the ack or its absence leads on. */
-  async #drive(task: Task): Promise<void> {
+  #drive(task: Task): void {
     const { answer } = task;
     if (this.#connection !== "online" || answer.over || task.busy === this.#turn) return;
     if (task.cancel && task.request && !task.sent) {
@@ -205,50 +208,60 @@ export class Sluice {
     clearTimeout(task.timer);
     const turn = (task.busy = this.#turn);
     task.missed = false;
-    const start = task.request !== undefined;
     const { jobId, seq } = answer;
-    let ack: Data | null;
-    if (task.cancel && start) ack = await this.#emit("task:cancel:v1", { jobId });
-    else if (start) {
+    const then = (handle: (ack: Data) => void) => (ack: Data | null) => {
+      if (answer.over || this.#turn !== turn) return; // another connection has taken over
+      task.busy = 0;
+      if (ack?.ok === true) {
+        task.tries = 0;
+        handle(ack);
+        if (task.cancel) this.#sendCancel(task);
+      } else this.#denied(task, ack);
+    };
+    if (!task.request) {
+      this.#emit("job:resume:v1", { jobId, lastSeq: seq }, then((ack) => this.#followed(task, seq, ack)));
+    } else if (task.cancel) {
+      this.#emit("task:cancel:v1", { jobId }, then((ack) => this.#accepted(task, ack)));
+    } else {
       task.sent = true;
-      ack = await this.#emit("search:start:v1", task.request!);
-    } else ack = await this.#emit("job:resume:v1", { jobId, lastSeq: seq });
-
-    if (answer.over || this.#turn !== turn) return; // another connection has taken over
-    task.busy = 0;
-    if (ack?.ok === true) {
-      task.tries = 0;
-      if (start) {
-        const cancelled = task.cancel;
-        task.request = undefined;
-        this.#shelf.changed(answer);
-        answer.learn({ state: text(ack.status) || text(ack.state) });
-        if (task.missed || cancelled) void this.#drive(task);
-      } else {
-        if (number(ack.seq) < seq) answer.rewind("lost"); // by the store: take what it has
-        else answer.learn({ state: text(ack.state) });
-        if (answer.seq < seq) void this.#drive(task); // or by us, meanwhile
-      }
-      if (task.cancel) this.#sendCancel(task);
-      return;
+      this.#emit("search:start:v1", task.request, then((ack) => this.#accepted(task, ack)));
     }
+  }
+
+  /** The job exists. */
+  #accepted(task: Task, ack: Data): void {
+    task.request = undefined;
+    this.#shelf.changed(task.answer);
+    task.answer.learn({ state: text(ack.status) || text(ack.state) });
+    if (task.missed || task.cancel) this.#drive(task);
+  }
+
+  /** The job is followed from the frame after seq on. */
+  #followed(task: Task, seq: number, ack: Data): void {
+    if (number(ack.seq) < seq) task.answer.rewind("lost"); // by the store: take what it has
+    else task.answer.learn({ state: text(ack.state) });
+    if (task.answer.seq < seq) this.#drive(task); // or by us, meanwhile
+  }
+
+  #denied(task: Task, ack: Data | null): void {
     const error = ack ? errorFrom(ack.error) : new SluiceError("unavailable", "the gateway said nothing in time");
-    if (error.code === "not_found" && task.cancel && start) answer.fail(new SluiceError("cancelled", "cancelled before it was accepted"), "cancelled");
-    else if (error.code === "unavailable") this.#later(task, error);
-    else answer.fail(error);
+    if (error.code === "not_found" && task.cancel && task.request) {
+      task.answer.fail(new SluiceError("cancelled", "cancelled before it was accepted"), "cancelled");
+    } else if (error.code === "unavailable") this.#later(task, error);
+    else task.answer.fail(error);
   }
 
   #later(task: Task, error?: SluiceError): void {
     clearTimeout(task.timer);
     const pause = Math.min(250 * 2 ** task.tries++, 10_000) * (0.75 + Math.random() / 2);
-    task.timer = setTimeout(() => void this.#drive(task), Math.max(pause, error?.retryAfterMs ?? 0));
+    task.timer = setTimeout(() => this.#drive(task), Math.max(pause, error?.retryAfterMs ?? 0));
   }
 
   #cancel(answer: Answer): void {
     const task = this.#tasks.get(answer.jobId);
     if (!task || task.cancel) return;
     task.cancel = true;
-    if (task.request) void this.#drive(task); // or after the ack that it waits for
+    if (task.request) this.#drive(task); // or after the ack that it waits for
     else this.#sendCancel(task);
   }
 
@@ -256,7 +269,7 @@ export class Sluice {
   #sendCancel(task: Task): void {
     if (this.#connection !== "online") return; // done when the job is followed again
     const turn = this.#turn;
-    void this.#emit("task:cancel:v1", { jobId: task.answer.jobId }).then((ack) => {
+    this.#emit("task:cancel:v1", { jobId: task.answer.jobId }, (ack) => {
       if (task.answer.over || turn !== this.#turn || ack?.ok === true) return;
       const error = ack ? errorFrom(ack.error) : new SluiceError("unavailable", "");
       if (error.code !== "unavailable") task.answer.fail(error);
@@ -268,7 +281,7 @@ export class Sluice {
     const task = this.#tasks.get(answer.jobId);
     if (!task) return;
     task.missed = true;
-    void this.#drive(task);
+    this.#drive(task);
   }
 
   // ---- what comes ----
@@ -284,7 +297,7 @@ export class Sluice {
     task.missed = true;
     if (task.busy === this.#turn) return; // what is missing has been asked for
     if (++task.gaps > maxGaps) task.answer.fail(new SluiceError("protocol", `frames after ${before} are missing, and asking again did not help`));
-    else if (task.gaps === 1) void this.#drive(task);
+    else if (task.gaps === 1) this.#drive(task);
     else this.#later(task);
   }
 
@@ -321,11 +334,10 @@ export class Sluice {
 
   // ---- the connection ----
 
-  #emit(event: string, payload: Data): Promise<Data | null> {
-    return new Promise((resolve) => {
-      this.#socket.timeout(this.#options.ackTimeout ?? 10_000).emit(event, payload, (late: Error | null, ack: unknown) => {
-        resolve(!late && isObject(ack) ? ack : null);
-      });
+  /** Sends an event. then gets the ack at once, before any event that comes after it, or null: there was none in time. */
+  #emit(event: string, payload: Data, then: (ack: Data | null) => void): void {
+    this.#socket.timeout(this.#options.ackTimeout ?? 10_000).emit(event, payload, (late: Error | null, ack: unknown) => {
+      then(!late && isObject(ack) ? ack : null);
     });
   }
 
@@ -351,7 +363,7 @@ export class Sluice {
     this.#is("online");
     for (const task of [...this.#tasks.values()]) {
       task.tries = task.gaps = 0;
-      void this.#drive(task);
+      this.#drive(task);
     }
   }
 
@@ -420,7 +432,10 @@ export class Sluice {
     if (typeof this.#options.auth !== "function") return;
     try {
       const credentials = await this.#credentials(new SluiceError("unauthorized", "the token expires soon"));
-      if (this.#connection === "online") await this.#emit("auth:renew:v1", credentials as Data);
+      if (this.#connection !== "online") return; // the next handshake asks for credentials of its own
+      this.#emit("auth:renew:v1", credentials as Data, (ack) => {
+        if (ack && ack.ok !== true) this.#listeners.emit("problem", errorFrom(ack.error));
+      });
     } catch (error) {
       this.#listeners.emit("problem", new SluiceError("unauthorized", `there is no new token: ${error instanceof Error ? error.message : String(error)}`));
     }

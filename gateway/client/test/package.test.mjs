@@ -1,0 +1,66 @@
+// What is shipped is what is written: the bundle, the README, the docs.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const read = (path) => readFileSync(join(root, path), "utf8");
+
+// scratch is a folder inside the package, so that the package can import itself.
+function scratch(t) {
+  const dir = mkdtempSync(join(root, "test", "scratch-"));
+  t.after(() => rmSync(dir, { recursive: true }));
+  return dir;
+}
+
+test("the committed bundle is what its source makes, and small", (t) => {
+  const fresh = join(scratch(t), "sluice.js");
+  execFileSync(process.execPath, ["bundle.mjs", fresh], { cwd: root });
+  assert.ok(readFileSync(fresh, "utf8") === read("dist/sluice.js"), "dist/sluice.js is stale: npm run build, and commit it");
+  assert.ok(statSync(fresh).size < 100_000);
+});
+
+test("the code in README.md compiles", (t) => {
+  const dir = scratch(t);
+  const blocks = [...read("README.md").matchAll(/^```(tsx?)\n(.*?)^```/gms)];
+  assert.ok(blocks.length >= 5, `${blocks.length} blocks`);
+  blocks.forEach(([, kind, code], i) => writeFileSync(join(dir, `block${i}.${kind}`), code));
+  writeFileSync(join(dir, "tsconfig.json"), JSON.stringify({
+    compilerOptions: { target: "ES2022", module: "NodeNext", lib: ["ES2022", "DOM"], types: [], jsx: "react-jsx", strict: true, noEmit: true, skipLibCheck: true },
+    include: ["*.ts", "*.tsx"],
+  }));
+  try {
+    execFileSync(join(root, "node_modules/.bin/tsc"), ["-p", dir], { encoding: "utf8" });
+  } catch (error) {
+    assert.fail(error.stdout);
+  }
+});
+
+test("every export and every public member is documented", () => {
+  for (const file of readdirSync(join(root, "lib")).filter((f) => f.endsWith(".d.ts"))) {
+    const lines = read(`lib/${file}`).split("\n");
+    lines.forEach((line, i) => {
+      const declares = /^export (declare|interface|type \w+ =|default)/.test(line) && !/^export (type )?\{/.test(line);
+      const member = file !== "events.d.ts" && /^    (?!#|private|constructor)[\w\[]/.test(line) && /[:(]/.test(line) && inClass(lines, i);
+      if (declares || member) assert.match(lines[i - 1] ?? "", /\*\/$|^\s*get \w+|^\s+on</, `${file}: ${line.trim()} has no doc comment`);
+    });
+  }
+});
+
+function inClass(lines, i) {
+  while (i-- > 0) if (/^export/.test(lines[i])) return /^export declare class/.test(lines[i]);
+  return false;
+}
+
+test("it depends on socket.io-client alone, and the lock names no other place", () => {
+  const own = JSON.parse(read("package.json"));
+  assert.deepEqual(Object.keys(own.dependencies), ["socket.io-client"]);
+  const { packages } = JSON.parse(read("package-lock.json"));
+  for (const [name, p] of Object.entries(packages)) {
+    assert.ok(name === "" || p.integrity, `${name} has no integrity`);
+    assert.ok(!p.resolved || p.resolved.startsWith("https://registry.npmjs.org/"), `${name} comes from ${p.resolved}`);
+  }
+});
