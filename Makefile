@@ -33,7 +33,7 @@ run: plugins ## build everything and run it: host, gateway and page on an embedd
 	@build/sluice
 
 .PHONY: test
-test: setup lint race heavy ## set up what is needed, then lint and run every test
+test: setup lint race heavy client ## set up what is needed, then lint and run every test
 	@echo "All checks passed."
 
 .PHONY: setup
@@ -75,9 +75,40 @@ generate-check: ## the generated code is what generate would write
 		after=$$(cat proto/provider/*.pb.go | sha256sum); \
 		if [ "$$before" != "$$after" ]; then echo "generated code was not fresh; it is now: commit it"; exit 1; fi
 
+.PHONY: examples
+examples: plugins ## the example plugins in other languages
+	@$(MAKE) --no-print-directory -C examples/guests
+
+.PHONY: client
+client: build plugins ## tests of the client package
+	cd gateway/client && npm test
+
+.PHONY: chaos
+chaos: ## ten minutes of random faults, counting what was lost, doubled or reordered
+	$(GO) run ./bench/chaos -for 10m
+
+.PHONY: redteam
+redteam: ## hostile plugins, and what their neighbours notice of them
+	$(GO) run ./bench/redteam
+
 .PHONY: bench
-bench: plugins ## START_SEARCH to first chunk, and the cost of a chunk, per runtime
+bench: bench-firstchunk bench-queue bench-plugins bench-gateway ## every benchmark
+
+.PHONY: bench-firstchunk
+bench-firstchunk: plugins ## START_SEARCH to first chunk, and the cost of a chunk, per runtime
 	$(GO) run ./bench/firstchunk
+
+.PHONY: bench-queue
+bench-queue: ## pickup, throughput and appends, beside BullMQ
+	$(GO) run ./bench/queue
+
+.PHONY: bench-plugins
+bench-plugins: ## the cost of a chunk and of a stream in each runtime
+	$(GO) run ./bench/plugins
+
+.PHONY: bench-gateway
+bench-gateway: ## the gateway, beside Node's
+	$(GO) run ./bench/gateway
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for 20 seconds
