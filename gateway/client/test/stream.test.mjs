@@ -254,6 +254,34 @@ test("cancelling: running, while it is asked, before it is asked", async (t) => 
   await rejects(stopped.done, "cancelled");
 });
 
+test("a gap before the gateway has said that it accepts is asked for after", async (t) => {
+  let log;
+  const { gateway, sluice } = await setup(t, {
+    "search:start:v1": ({ jobId }, socket) => {
+      const f = frames(jobId);
+      log = [f.start(), f.chunk("a"), f.chunk("b"), f.complete()];
+      send(socket, log[0], log[2], log[3]); // they overtake the ack
+      return { ok: true, jobId, status: "queued" };
+    },
+    "job:resume:v1": resumed((socket, { lastSeq }) => send(socket, ...log.slice(lastSeq))),
+  });
+  assert.equal((await sluice.ask("x").done).text, "ab");
+  assert.equal(gateway.count("job:resume:v1"), 1);
+});
+
+test("cancelling without a connection: a start that may have arrived is cancelled, not repeated", async (t) => {
+  const { gateway, sluice } = await setup(t, {
+    "search:start:v1": () => undefined, // silence
+    "task:cancel:v1": () => ({ ok: false, error: { code: "not_found", message: "there is no such job" } }),
+  });
+  const answer = sluice.ask("x");
+  await gateway.until("search:start:v1");
+  gateway.sockets[0].conn.close();
+  await new Promise((resolve) => sluice.on("connection", (state) => state === "offline" && resolve()));
+  assert.equal(await answer.cancel(), "cancelled");
+  assert.deepEqual([gateway.count("task:cancel:v1"), gateway.count("search:start:v1")], [1, 1]);
+});
+
 test("an answer that is too long is left", async (t) => {
   const { sluice } = await setup(t, {
     "search:start:v1": queued((socket, f) => send(socket, f.start(), f.chunk("x".repeat(60)), f.chunk("x".repeat(60)), f.complete())),
