@@ -52,6 +52,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		word, args = args[0], args[1:]
 	}
+	if word == "plugin" {
+		return plugin(ctx, args, stdout, stderr)
+	}
 	flags := pflag.NewFlagSet("sluice", pflag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.BoolP("help", "h", false, "")
@@ -69,8 +72,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch word {
 	case "help":
 		return help(stdout, rest)
-	case "plugin":
-		return plugin(ctx, rest, stdout)
 	case "check":
 		return check(rest, flags, stdout)
 	}

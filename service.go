@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -68,8 +69,13 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 	hostReady := make(chan struct{})
 	if s.host {
 		ready := sync.OnceFunc(func() { close(hostReady) })
+		reload := make(chan struct{})
 		group.Go(func() error {
-			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Version: buildVersion(), Ready: ready}
+			onHangup(ctx, reload)
+			return nil
+		})
+		group.Go(func() error {
+			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Version: buildVersion(), Reload: reload, Ready: ready}
 			if err := host.Run(ctx, o); err != nil {
 				return fmt.Errorf("host: %w", err)
 			}
@@ -95,6 +101,25 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// onHangup asks for a reload at every SIGHUP, until ctx ends.
+func onHangup(ctx context.Context, reload chan<- struct{}) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+		}
+		select {
+		case reload <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // greet prints the one line that a person who just started it needs.

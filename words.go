@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sluicehq/sluice/config"
-	"github.com/sluicehq/sluice/host/manifest"
 )
 
 // version is set by the linker in released binaries.
@@ -41,7 +39,7 @@ const helpText = `Sluice streams the answers of language models to browsers.
   sluice host                  only takes jobs and runs plugins
   sluice gateway               only talks to browsers
   sluice check [FILE]          says whether a configuration can be used
-  sluice plugin build SRC OUT  builds the plugin whose manifest is SRC into folder OUT
+  sluice plugin                list, verify, run, test, new, build: see sluice plugin --help
   sluice version
   sluice help settings         every setting, with its default
 
@@ -91,18 +89,5 @@ func check(args []string, flags *pflag.FlagSet, out io.Writer) error {
 		}
 	}
 	_, err = fmt.Fprintln(out, "The configuration can be used.")
-	return err
-}
-
-// plugin builds plugins.
-func plugin(ctx context.Context, args []string, out io.Writer) error {
-	if len(args) != 3 || args[0] != "build" {
-		return &usageError{"write: sluice plugin build MANIFEST FOLDER"}
-	}
-	m, err := manifest.Build(ctx, args[1], args[2])
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out, "%s %s (%s) is in %s\n", m.Name, m.Version, m.Runtime, m.Dir)
 	return err
 }

@@ -21,6 +21,7 @@ type instance struct {
 	provider sdk.Provider
 	stop     func(context.Context) error // within its context
 	state    func() native.State         // nil for a plugin without processes
+	says     sdk.Description             // what the artifact says about itself
 }
 
 // starter starts a plugin of one runtime.
@@ -34,7 +35,9 @@ type candidate struct {
 	// Once it is started:
 	plugin   *plugin
 	narrowed *manifest.Manifest
+	took     time.Duration
 	state    func() native.State
+	says     sdk.Description
 	stop     func(context.Context) error
 }
 
@@ -70,10 +73,10 @@ func (c *candidate) start(ctx context.Context, starters map[manifest.Runtime]sta
 		defer cancel()
 		return errors.Join(err, c.stop(last))
 	}
-	c.narrowed, c.state = narrowed, made.state
+	c.narrowed, c.state, c.says, c.took = narrowed, made.state, made.says, time.Since(began)
 	c.plugin = newPlugin(string(c.m.Runtime), made.provider, sdk.Settings(narrowed.Config), narrowed.Limits)
 	c.plugin.digest = c.m.SHA256
-	log.Info("plugin started", "provider", made.provider.Name, "version", c.m.Version, "runtime", c.m.Runtime, "models", len(made.provider.Models), "took", time.Since(began))
+	log.Info("plugin started", "provider", made.provider.Name, "version", c.m.Version, "runtime", c.m.Runtime, "models", len(made.provider.Models), "took", c.took)
 	return nil
 }
 

@@ -24,7 +24,7 @@ func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[
 			if err != nil {
 				return instance{}, err
 			}
-			return instance{provider: p.Provider(), stop: p.Close}, nil
+			return instance{provider: p.Provider(), stop: p.Close, says: p.Description()}, nil
 		},
 		manifest.Native: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {
 			p, err := native.Start(ctx, m, native.Options{
@@ -41,7 +41,7 @@ func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[
 				}
 				return <-ended
 			}
-			return instance{provider: p.Provider(), stop: stop, state: p.State}, nil
+			return instance{provider: p.Provider(), stop: stop, state: p.State, says: p.Description()}, nil
 		},
 	}, guests.Close, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
 
+	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
@@ -109,15 +110,18 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	return proc, nil
 }
 
+// MaxMemory is where the system stops a process, of which the manifest's limit is looked at now and
+// then only. It is above that limit because it is about private memory, which includes what
+// programs reserve and never touch.
+func MaxMemory(m *manifest.Manifest) int64 { return 4*m.Limits.Memory + 512<<20 }
+
 // contents is what the box holds.
 func (p *Plugin) contents() box.Spec {
 	l := p.m.Limits
 	return box.Spec{
 		Path: p.path, Dir: p.dir.path, Files: append(systemFiles(p.path), p.m.Files...),
 		Limit: box.Limit{
-			// Private memory includes what Go reserves and never touches: this stops a program that
-			// grows faster than it is looked at.
-			Data:  4*l.Memory + 512<<20,
+			Data:  MaxMemory(p.m),
 			Files: int64(256 + l.Concurrency*max(1, l.OpenRequests)),
 			Tasks: maxTasks,
 		},

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// word runs one command line, with plugins and cache in folders of the test.
+func word(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, log bytes.Buffer
+	err = run(t.Context(), args, &out, &log)
+	return out.String(), log.String(), err
+}
+
+func TestPluginWords(t *testing.T) {
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	for name, src := range map[string]string{"echo": "native.yaml", "echo-sandbox": "sandbox.yaml"} {
+		out, _, err := word(t, "plugin", "build", filepath.Join(dir, "plugins", "echo", src), filepath.Join("plugins", name))
+		if err != nil || !strings.Contains(out, name+" 1.0.0 (") {
+			t.Fatalf("build: %q, %v", out, err)
+		}
+	}
+	for name, text := range map[string]string{"broken/plugin.yaml": "name: broken\n", "no-plugin/README": ""} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join("plugins", name)), 0o755), os.WriteFile(filepath.Join("plugins", name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile("sluice.yaml", []byte("plugins:\n  dirs: [plugins]\n  cache_dir: cache\n  config:\n    echo: {limits: {concurrency: 7}, settings: {delay_ms: 1}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name     string
+		args     []string
+		out, log []string // parts
+		err      string   // part; "" wants none
+		usage    bool
+	}{
+		{name: "list", args: []string{"list"}, out: []string{"NAME", "echo          1.0.0    native", "echo-sandbox  1.0.0    wasm", "concurrency 7", "broken is refused: plugins/broken/plugin.yaml:1: version is missing"}},
+		{name: "verify", args: []string{"verify", "plugins/echo"}, out: []string{"digest ", "abilities            check, count tokens, resume", "settings             can be used", "The plugin can be used."}},
+		{name: "verify a broken one too", args: []string{"verify", "plugins/echo", "plugins/broken"}, out: []string{"The plugin can be used."}, err: "verify plugins/broken: plugins/broken/plugin.yaml:1: version is missing"},
+		{name: "verify nothing", args: []string{"verify", "plugins/no-plugin"}, err: "plugins/no-plugin/plugin.yaml"},
+		{name: "run native", args: []string{"run", "plugins/echo", "Hello", "there", "--option", "reasoning=thinking"}, out: []string{"Hello there\n"}, log: []string{"[reasoning {Text:thinking", "[usage {Input:2", "[finish {Reason:stop"}},
+		{name: "run sandboxed", args: []string{"run", "plugins/echo-sandbox", "--option", "delay_ms=0", "--option", `tool_call={"name":"look"}`, "Hello"}, out: []string{"Hello\n"}, log: []string{"[toolcall {Index:0 ID:call_1 Name:look"}},
+		{name: "run into an error", args: []string{"run", "plugins/echo", "one two", "--option", `error={"kind":"limited","after":1,"message":"slow down"}`}, out: []string{"one"}, err: "limited after 1 chunks: slow down (fault: upstream)"},
+		{name: "run another model", args: []string{"run", "plugins/echo", "--model", "gpt-4", "x"}, err: `plugin echo doesn't serve "gpt-4"; it serves echo`},
+		{name: "test", args: []string{"test", "plugins/echo"}, out: []string{"ok   plain", "echo 1.0.0 (native): 6 of 6 checks passed"}},
+		{name: "test with the table of echo", args: []string{"test", "plugins/echo-sandbox", "--echo"}, out: []string{"ok   cancelled midway", "(wasm): 51 of 51 checks passed"}},
+		{name: "test what fails", args: []string{"test", "plugins/echo", "--option", `cut={"after":1}`, "--prompt", "one two"}, out: []string{"FAIL plain", "error {truncated upstream"}, err: "the plugin did not pass"},
+		{name: "help", args: []string{"--help"}, out: []string{"sluice plugin verify FOLDER"}},
+		{name: "no word", args: nil, err: "write: sluice plugin list, verify, run, test or new", usage: true},
+		{name: "other word", args: []string{"lst"}, err: "write: sluice plugin list", usage: true},
+		{name: "run without a prompt", args: []string{"run", "plugins/echo"}, err: "write: sluice plugin run FOLDER PROMPT", usage: true},
+		{name: "flag of another word", args: []string{"verify", "plugins/echo", "--json"}, err: "--json belongs to sluice plugin list", usage: true},
+		{name: "flag of nobody", args: []string{"list", "--jsno"}, err: "jsno", usage: true},
+		{name: "option without a value", args: []string{"run", "plugins/echo", "x", "--option", "y"}, err: `--option "y" is not NAME=VALUE`, usage: true},
+		{name: "bad configuration", args: []string{"list", "--log.level", "loud"}, err: "log.level"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, log, err := word(t, append([]string{"plugin"}, test.args...)...)
+			var usage *usageError
+			switch {
+			case test.err == "" && err != nil:
+				t.Errorf("error %v\n%s%s", err, out, log)
+			case test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)):
+				t.Errorf("error %v, want %s", err, test.err)
+			case errors.As(err, &usage) != test.usage:
+				t.Errorf("%v is of type %T", err, err)
+			}
+			for _, part := range test.out {
+				if !strings.Contains(out, part) {
+					t.Errorf("output lacks %q:\n%s", part, out)
+				}
+			}
+			for _, part := range test.log {
+				if !strings.Contains(log, part) {
+					t.Errorf("standard error lacks %q:\n%s", part, log)
+				}
+			}
+		})
+	}
+	out, _, err := word(t, "plugin", "list", "--json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var infos []struct {
+		Name, Runtime, State, Digest, Reason string
+		Guarantees                           []string
+		Limits                               []struct{ Name, Value, Check string }
+	}
+	if err := json.Unmarshal([]byte(out), &infos); err != nil {
+		t.Fatal(err)
+	}
+	if len(infos) != 3 || infos[0].State != "refused" || infos[1].State != "up" || infos[1].Limits[0].Check == "" || infos[2].Limits[0].Check != "" || len(infos[2].Digest) != 64 {
+		t.Errorf("JSON is %s", out)
+	}
+}
+
+// A hangup has the plugins looked at again, and ends nothing.
+func TestHangup(t *testing.T) {
+	in := install(t)
+	p := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=memory"})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.log.find(ctx, "looking for plugins again"); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+}
+
+// A new plugin is one that builds, passes its test and answers.
+func TestNewPlugin(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	out, _, err := word(t, "plugin", "new", "parrot")
+	if err != nil || !strings.Contains(out, "go test .") {
+		t.Fatalf("%q, %v", out, err)
+	}
+	// A module of its own is made where there is none, which a folder of the machine's may be in.
+	if _, err := os.Stat("parrot/go.mod"); (err == nil) != strings.Contains(out, "go mod tidy") {
+		t.Errorf("its module: %v, and it is said: %s", err, out)
+	}
+	for _, test := range []struct {
+		args []string
+		err  string
+	}{
+		{[]string{"parrot"}, "parrot is not empty"},
+		{[]string{"Parrot"}, "lower-case letters"},
+	} {
+		if _, _, err := word(t, append([]string{"plugin", "new"}, test.args...)...); err == nil || !strings.Contains(err.Error(), test.err) {
+			t.Errorf("new %v: error %v, want %s", test.args, err, test.err)
+		}
+	}
+	// As go mod tidy would, but for the module that isn't published: with what this one uses.
+	mod, err := os.ReadFile(filepath.Join(here, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, requirements, _ := strings.Cut(string(mod), "require")
+	sum, err := os.ReadFile(filepath.Join(here, "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := "module parrot\n\ngo 1.26\n\nrequire github.com/sluicehq/sluice v0.0.0\n\nreplace github.com/sluicehq/sluice => " + here + "\n\nrequire" + requirements
+	if err := errors.Join(os.WriteFile("parrot/go.mod", []byte(own), 0o600), os.WriteFile("parrot/go.sum", sum, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	test := exec.CommandContext(t.Context(), "go", "test", "-mod=mod", ".")
+	test.Dir = "parrot"
+	test.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOPROXY=off")
+	if text, err := test.CombinedOutput(); err != nil {
+		t.Fatalf("its test: %v\n%s", err, text)
+	}
+	for _, runtime := range []string{"native", "sandbox"} {
+		if _, _, err := word(t, "plugin", "build", "parrot/"+runtime+".yaml", "plugins/"+runtime); err != nil {
+			t.Fatal(err)
+		}
+		out, log, err := word(t, "plugin", "run", "plugins/"+runtime, "Pieces of eight", "--plugins.cache_dir", "cache")
+		if err != nil || out != "Pieces of eight\n" || !strings.Contains(log, "[finish {Reason:stop") {
+			t.Errorf("%s answers %q, %v\n%s", runtime, out, err, log)
+		}
+	}
+	// In a module there is no other.
+	out, _, err = word(t, "plugin", "new", "cockatoo", "parrot/cockatoo")
+	if err != nil || strings.Contains(out, "go mod tidy") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := os.Stat("parrot/cockatoo/go.mod"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a module was made in a module: %v", err)
+	}
+}
