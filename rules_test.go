@@ -46,9 +46,9 @@ var strangers = []struct {
 	library string
 	rooms   []string
 }{
-	{"github.com/tetratelabs/wazero", []string{"host"}},
+	{"github.com/tetratelabs/wazero", []string{"host", "bench"}},
 	{"github.com/hashicorp/go-plugin", []string{"host", "sdk", "proto/provider"}},
-	{"google.golang.org/grpc", []string{"host", "sdk", "proto/provider"}},
+	{"google.golang.org/grpc", []string{"host", "sdk", "proto/provider", "bench"}},
 	{"github.com/redis/go-redis", []string{"", "config", "host", "gateway", "proto/job", "bench"}},
 	{"github.com/hibiken/asynq", []string{"host", "proto/job", "bench"}},
 	{"github.com/zishang520", []string{"gateway", "bench"}},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"unicode/utf8"
 
@@ -63,6 +64,11 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 	return err
 }
 
+// polite is the fuel from which on a call makes room for others whenever it
+// yields, instead of using up the time slices of the scheduler, which are a
+// hundred times as long. An ordinary chunk takes less.
+const polite = 10 * quantum
+
 // yield is called by the code that the rewriting put into the guest. Being in
 // Go code for a moment is what lets the scheduler and the garbage collector
 // have their turn.
@@ -70,14 +76,27 @@ func yield(ctx context.Context, _ api.Module, stack []uint64) {
 	stack[0] = quantum
 	if c, _ := ctx.Value(callKey{}).(*call); c != nil {
 		c.checkStack()
-		if c.fuel += quantum; c.budget > 0 && c.fuel > c.budget {
-			c.stopWith(pluginError("used more than its limit of %v of processor time", c.plugin.m.Limits.CPU))
+		if c.spend(quantum); c.fuel > polite {
+			runtime.Gosched()
 		}
 	}
 	if ctx.Err() != nil {
 		panic(sys.NewExitError(sys.ExitCodeContextCanceled)) // ends the call; result knows why
 	}
 }
+
+// spend counts what a call takes of the processor, in fuel.
+func (c *call) spend(fuel int64) {
+	if c.fuel += fuel; c.budget > 0 && c.fuel > c.budget {
+		c.stopWith(pluginError("used more than its limit of %v of processor time", c.plugin.m.Limits.CPU))
+	}
+}
+
+// spendOn counts the host's work on n bytes for a guest.
+func (c *call) spendOn(n int) { c.spend(int64(n) / bytesPerFuel) }
+
+// bytesPerFuel is the rate at which the guest pays for its own bulk operations.
+const bytesPerFuel = 8
 
 func result(v int32) uint64 { return uint64(uint32(v)) }
 
@@ -97,6 +116,7 @@ func (c *call) broken(err error) int32 {
 func inputLen(c *call, _ api.Memory, _ []uint64) int32 { return int32(len(c.input)) }
 
 func inputRead(c *call, mem api.Memory, arg []uint64) int32 {
+	c.spendOn(len(c.input))
 	return give(mem, arg[0], arg[1], c.input)
 }
 
@@ -123,6 +143,7 @@ func output(c *call, mem api.Memory, arg []uint64) int32 {
 	if !ok {
 		return fail(guest.EFAULT)
 	}
+	c.spendOn(len(b))
 	c.output[kind] = append(make([]byte, 0, n), b...)
 	return 0
 }
@@ -146,6 +167,7 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 		c.stopWith(pluginError("emitted more than its limit of %d bytes", c.plugin.m.Limits.Output))
 		return fail(guest.ECANCELED)
 	}
+	c.spendOn(len(b))
 	var chunk sdk.Chunk
 	switch kind {
 	case guest.KindText, guest.KindRefusal:
@@ -166,6 +188,10 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 			c.last = pluginError("emitted a malformed chunk of kind %d: %v", kind, err)
 			return fail(guest.EINVAL)
 		}
+		if !plausible(chunk) {
+			c.stopWith(pluginError("emitted a chunk that can't be: %+v", chunk))
+			return fail(guest.ECANCELED)
+		}
 	}
 	if err := c.emit(chunk); err != nil {
 		c.emitErr = err
@@ -173,6 +199,28 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 		return fail(guest.ECANCELED)
 	}
 	return 0
+}
+
+// maxTokens is more than any model takes or gives in one answer, and maxCalls
+// more than it calls tools.
+const (
+	maxTokens = 1 << 31
+	maxCalls  = 1 << 16
+)
+
+// plausible refuses numbers that nobody counted: the host adds them up.
+func plausible(c sdk.Chunk) bool {
+	switch c := c.(type) {
+	case sdk.Usage:
+		for _, n := range []int{c.Input, c.Output, c.Reasoning, c.CacheRead, c.CacheWrite} {
+			if n < 0 || n > maxTokens {
+				return false
+			}
+		}
+	case sdk.ToolCall:
+		return c.Index >= 0 && c.Index < maxCalls
+	}
+	return true
 }
 
 func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
@@ -203,6 +251,7 @@ func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
 	if len(body) > 0 {
 		// A response may begin before the request has been sent, so the body
 		// must not be the guest's memory.
+		c.spendOn(len(body))
 		out.Body = bytes.NewReader(bytes.Clone(body))
 	}
 	resp, err := c.plugin.gate.Do(c.ctx, out)
@@ -252,6 +301,7 @@ func httpRead(c *call, mem api.Memory, arg []uint64) int32 {
 		n, err := resp.Body.Read(buf)
 		switch {
 		case n > 0:
+			c.spendOn(n)
 			return int32(n)
 		case errors.Is(err, io.EOF):
 			return 0

@@ -192,6 +192,32 @@ func TestEveryJobIsPristine(t *testing.T) {
 	}
 }
 
+// Numbers that nobody counted end the job, and text that isn't UTF-8 is repaired.
+func TestForgedChunks(t *testing.T) {
+	p, _ := load(t, guestManifest(t, manifest.Operator{}))
+	for _, forged := range []string{`{"Input":-1}`, `{"Output":4294967296}`, `{"CacheWrite":-9223372036854775808}`} {
+		_, err := collect(t.Context(), p, ask("usage", forged))
+		wantError(t, err, sdk.Internal, sdk.Plugin, "a chunk that can't be")
+	}
+	for _, index := range []string{"-1", "65536"} {
+		_, err := collect(t.Context(), p, ask("call", index))
+		wantError(t, err, sdk.Internal, sdk.Plugin, "a chunk that can't be")
+	}
+	if _, err := collect(t.Context(), p, ask("usage", `{"Input":2000000,"Output":1}`)); err != nil {
+		t.Error(err)
+	}
+	if text, err := collect(t.Context(), p, ask("garbage", "")); text != "a\uFFFDb" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// What the host does for a guest counts as the guest's time.
+func TestHostWorkIsCounted(t *testing.T) {
+	p, _ := load(t, installed(t, attackModule(t), "memory: 64MiB, cpu: 50ms"))
+	_, err := p.invoke(t.Context(), "random", nil, nil)
+	wantError(t, err, sdk.Internal, sdk.Plugin, "limit of 50ms of processor time")
+}
+
 func TestErrorsCross(t *testing.T) {
 	p, _ := load(t, guestManifest(t, manifest.Operator{}))
 	_, err := collect(t.Context(), p, ask("fail", ""))

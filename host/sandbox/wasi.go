@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/sluicehq/sluice/proto/guest"
@@ -162,10 +163,14 @@ func randomGet(c *call, mem api.Memory, arg []uint64) wasiErrno {
 		if c.ctx.Err() != nil {
 			return wasiIO
 		}
+		if len(b) > 256<<10 {
+			runtime.Gosched()
+		}
 		n, err := rand.Read(b[:min(len(b), 256<<10)])
 		if err != nil {
 			return wasiIO
 		}
+		c.spendOn(n)
 		b = b[n:]
 	}
 	return wasiOK

@@ -76,6 +76,20 @@ func generate(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 			}
 		}
 		return nil
+	case "usage":
+		var u sdk.Usage
+		if err := json.Unmarshal([]byte(req.Prompt()), &u); err != nil {
+			return err
+		}
+		return emit(u)
+	case "call":
+		n, err := strconv.Atoi(req.Prompt())
+		if err != nil {
+			return err
+		}
+		return emit(sdk.ToolCall{Index: n, Name: "f"})
+	case "garbage":
+		return emit(sdk.Text("a\xffb"))
 	case "state":
 		counter++
 		return emit(sdk.Text(fmt.Sprint(counter)))

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" { // started by the bench itself
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// Every attack is contained, whatever the machine has to do beside.
+func TestEveryAttackIsContained(t *testing.T) {
+	var out strings.Builder
+	err := run(t.Context(), options{neighbours: 4, period: 10 * time.Millisecond, deadline: 100 * time.Millisecond, out: &out})
+	t.Log(out.String())
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A guest that gets out is noticed.
+func TestEscapesAreNoticed(t *testing.T) {
+	f, err := newField(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	o := options{neighbours: 1, period: 10 * time.Millisecond, deadline: 50 * time.Millisecond}
+	goGuest := attacks()[len(attacks())-1].plugin
+	for name, a := range map[string]attack{
+		"answered": {model: "neighbour", prompt: "0 0 0"},
+		"key":      {model: "steal", prepare: func(f *field) string { return f.upstream.URL + "/echo" }, contained: denied},
+	} {
+		a.plugin = goGuest
+		if out, err := f.try(t.Context(), o, &a); err != nil || out.escape == nil {
+			t.Errorf("%s: %+v, %v", name, out, err)
+		}
+	}
+}
+
+// The committed module is what its source compiles to.
+func TestModuleIsFresh(t *testing.T) {
+	tool, err := exec.LookPath("wat2wasm")
+	if err != nil {
+		if os.Getenv("SLUICE_REQUIRE") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	out := filepath.Join(t.TempDir(), "attack.wasm")
+	if text, err := exec.Command(tool, "attack.wat", "-o", out).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	fresh, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(fresh) != string(attackModule) {
+		t.Error("attack.wasm is stale")
+	}
+}
