@@ -111,7 +111,7 @@ func TestJavaScript(t *testing.T) {
 			sdk.Citation{URL: "https://a.example/", Title: "A", Start: 1, End: 300},
 			sdk.Image{MediaType: "image/png", Data: []byte{0, 255, 128}},
 			sdk.ProviderData{Type: "t", Data: sdk.JSON(map[string]any{"a": []int{1}})},
-			sdk.Usage{Input: 3, Output: 1 << 40, Reasoning: 1}, sdk.Finish{Reason: sdk.FinishToolCalls, Raw: "t"},
+			sdk.Usage{Input: 3, Output: 70_000, Reasoning: 1}, sdk.Finish{Reason: sdk.FinishToolCalls, Raw: "t"},
 		}
 		if tr := do(t, "chunks"); tr.Err != nil || !reflect.DeepEqual(tr.Chunks, want) {
 			t.Errorf("%+v, %v; want %+v", tr.Chunks, tr.Err, want)

@@ -7,6 +7,8 @@
 // The engine, npm quickjs-wasi. Values are handles, freed by who gets them.
 @external("env", "qjs_init") declare function qjs_init(): i32;
 @external("env", "qjs_set_max_stack_size") declare function qjs_set_max_stack_size(n: u32): void;
+@external("env", "qjs_run_gc") declare function qjs_run_gc(): void;
+@external("env", "qjs_set_gc_threshold") declare function qjs_set_gc_threshold(n: u32): void;
 @external("env", "qjs_eval") declare function qjs_eval(source: usize, n: u32, file: usize, flags: i32): usize;
 @external("env", "qjs_call") declare function qjs_call(f: usize, self: usize, argc: u32, argv: usize): usize;
 @external("env", "qjs_new_host_function") declare function qjs_new_host_function(name: usize, n: u32, args: i32): usize;
@@ -89,6 +91,9 @@ function start(): void {
   store<u32>(argument, host);
   dispatch = checked(qjs_call(prelude, undefined_, 1, argument));
   evaluate(3, 4);
+  // A collection would touch, and so copy, all of the memory that a job shares with the others.
+  qjs_run_gc();
+  qjs_set_gc_threshold(8 << 20);
 }
 
 function text(which: i32): usize {

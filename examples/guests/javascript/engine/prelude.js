@@ -242,9 +242,11 @@
   }
 
   return function (what) {
-    if (what === 0) return code;
-    code = 1;
-    host.o(1, encode({ kind: "internal", fault: "plugin", message: "the plugin's promise was never settled" }, error));
+    if (what === 0) { // what came of the call before, now that there is nothing left to wait for
+      if (code === undefined) end(new Error("the plugin's promise was never settled"));
+      return code;
+    }
+    code = undefined;
     try {
       if (!registered) throw new Error("the script has not called plugin()");
       const r = calls[what]();
@@ -253,6 +255,6 @@
     } catch (e) {
       end(e);
     }
-    return code;
+    return 0;
   };
 });

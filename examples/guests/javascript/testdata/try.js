@@ -9,7 +9,7 @@ const things = {
     emit({ citation: { url: "https://a.example/", title: "A", start: 1, end: 300 } });
     emit({ image: { mediaType: "image/png", data: new Uint8Array([0, 255, 128]) } });
     emit({ providerData: { type: "t", data: { a: [1] } } });
-    emit({ usage: { input: 3, output: 2 ** 40, reasoning: 1 }, finish: { reason: "tool_calls", raw: "t" } });
+    emit({ usage: { input: 3, output: 70_000, reasoning: 1 }, finish: { reason: "tool_calls", raw: "t" } });
   },
   unknown: (r, emit) => emit({ telepathy: 1 }),
   half: (r, emit) => emit("a\ud83d."), // half a character
