@@ -10,7 +10,7 @@ import controller from "./wire/controller.proto";
 import health from "./wire/health.proto";
 import status from "./wire/status.proto";
 
-const root = new protobuf.Root();
+export const root = new protobuf.Root();
 for (const text of [provider, controller, health, status]) protobuf.parse(text, root);
 const wire = grpc.loadPackageDefinition(fromJSON(root.toJSON(), { longs: Number, defaults: true, oneofs: true }));
 
