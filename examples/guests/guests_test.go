@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -162,6 +165,25 @@ func (l *language) load(tb testing.TB) sdk.Provider {
 	return p.Provider()
 }
 
+// install makes a plugin that the tests use out of its artifact.
+func install(t *testing.T, artifact string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for from, to := range map[string]string{artifact: "try.wasm", "testdata/plugin.yaml": manifest.File} {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, to), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := manifest.Build(t.Context(), filepath.Join(dir, manifest.File), filepath.Join(dir, "built")); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "built")
+}
+
 func TestConformance(t *testing.T) {
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
@@ -177,7 +199,81 @@ func echo(model string) sdktest.Options {
 	o.Cases = slices.DeleteFunc(o.Cases, func(c sdktest.Case) bool {
 		return !slices.Contains([]string{"nothing to say", "option of the wrong type", "many tokens", "other scripts", "output limit"}, c.Name)
 	})
+	talk := question(model, "one", nil)
+	talk.Messages = []sdk.Message{
+		{Role: sdk.RoleSystem, Parts: []sdk.Part{sdk.TextPart("not this")}},
+		{Role: sdk.RoleUser, Parts: []sdk.Part{sdk.TextPart("nor this")}},
+		{Role: sdk.RoleAssistant, Parts: []sdk.Part{sdk.TextPart("or this")}},
+		{Role: sdk.RoleUser, Parts: []sdk.Part{sdk.TextPart("one "), sdk.ImagePart{MediaType: "image/png", Data: []byte{0}}, sdk.TextPart("two")}},
+		{Role: sdk.RoleAssistant, Parts: []sdk.Part{sdk.ToolCallPart{ID: "1", Name: "n", Arguments: "{}"}}},
+	}
+	temperature, seed := 0.5, int64(-1)
+	talk.Temperature, talk.Seed, talk.Stop = &temperature, &seed, []string{"never"}
+	misled := question(model, "one", nil)
+	delete(misled.Options, "delay_ms")
+	misled.Settings = sdk.Settings(`{"a":[{"delay_ms":1}],"delay_ms":"long"}`)
+	o.Cases = append(o.Cases,
+		sdktest.Case{Name: "talk", Request: talk, Text: "one two"},
+		sdktest.Case{Name: "bad settings", Request: misled, Chunks: []sdk.Chunk{}, Err: &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller}},
+	)
 	return o
+}
+
+// TestRequests sends one through the host from each language; JavaScript has a
+// test of its own.
+func TestRequests(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		if got := []string{r.Method, r.Header.Get("Authorization"), r.Header.Get("X-Job"), string(body)}; !slices.Equal(got, []string{"POST", "Bearer very-secret", "bench", "a body"}) {
+			t.Errorf("the request is %q", got)
+		}
+		switch r.URL.Path {
+		case "/busy":
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		case "/cut":
+			w.Header().Set("Content-Length", "100")
+		}
+		w.WriteHeader(http.StatusAccepted)
+		fmt.Fprint(w, strings.Repeat("0123456789", 9))
+	}))
+	defer upstream.Close()
+	for _, l := range languages[:3] {
+		t.Run(l.name, func(t *testing.T) {
+			l.build(t)
+			artifact := filepath.Join(stage(), l.name, "testdata", "fetch.wasm")
+			if out, err := exec.Command("make", artifact, "STAGE="+stage()).CombinedOutput(); err != nil {
+				t.Fatalf("make: %v\n%s", err, out)
+			}
+			p, _, err := try(t, install(t, artifact), manifest.Operator{Settings: map[string]any{"url": upstream.URL}, AllowPrivate: []string{"127.0.0.1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for url, want := range map[string]sdk.Error{
+				upstream.URL + "/":           {},
+				upstream.URL + "/busy":       {Kind: sdk.Unavailable, Fault: sdk.Upstream},
+				upstream.URL + "/cut":        {Kind: sdk.Truncated, Fault: sdk.Upstream},
+				"https://elsewhere.example/": {Kind: sdk.Denied, Fault: sdk.Plugin},
+			} {
+				req := question("any", "", nil)
+				req.Settings = sdk.Settings(`{"url":"` + url + `"}`)
+				tr := sdktest.Record(t.Context(), p.Provider(), req)
+				e := sdk.AsError(tr.Err)
+				if e == nil {
+					e = new(sdk.Error)
+				}
+				if e.Kind != want.Kind || e.Fault != want.Fault {
+					t.Errorf("%s: error is %+v, want %s of %s", url, tr.Err, want.Kind, want.Fault)
+				}
+				if tr.Err == nil && tr.Text() != strings.Repeat("0123456789", 9) {
+					t.Errorf("%s: text is %q", url, tr.Text())
+				}
+			}
+		})
+	}
 }
 
 func TestSettings(t *testing.T) {

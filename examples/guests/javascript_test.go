@@ -23,22 +23,11 @@ import (
 func script(t *testing.T, source string, op manifest.Operator) (*sandbox.Plugin, *text, error) {
 	t.Helper()
 	javascript.build(t)
-	dir := t.TempDir()
-	engine := filepath.Join(stage(), "javascript", "engine.wasm")
-	if out, err := exec.Command("node", "javascript/engine/build.mjs", engine, source, filepath.Join(dir, "try.wasm")).CombinedOutput(); err != nil {
+	engine, artifact := filepath.Join(stage(), "javascript", "engine.wasm"), filepath.Join(t.TempDir(), "try.wasm")
+	if out, err := exec.Command("node", "javascript/engine/build.mjs", engine, source, artifact).CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	b, err := os.ReadFile("javascript/testdata/plugin.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, manifest.File), b, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := manifest.Build(t.Context(), filepath.Join(dir, manifest.File), filepath.Join(dir, "built")); err != nil {
-		t.Fatal(err)
-	}
-	return try(t, filepath.Join(dir, "built"), op)
+	return try(t, install(t, artifact), op)
 }
 
 func TestJavaScript(t *testing.T) {

@@ -9,6 +9,11 @@
 @external("sluice_v1", "input_read") declare function input_read(p: usize, n: u32): i32;
 @external("sluice_v1", "output") declare function output(kind: u32, p: usize, n: u32): i32;
 @external("sluice_v1", "emit") declare function host_emit(kind: u32, p: usize, n: u32): i32;
+@external("sluice_v1", "http_open") declare function http_open(meta: usize, n: u32, body: usize, m: u32): i32;
+@external("sluice_v1", "http_head") declare function http_head(h: i32, p: usize, n: u32): i32;
+@external("sluice_v1", "http_read") declare function http_read(h: i32, p: usize, n: u32): i32;
+@external("sluice_v1", "http_close") declare function http_close(h: i32): i32;
+@external("sluice_v1", "last_error") declare function last_error(p: usize, n: u32): i32;
 @external("sluice_v1", "log") declare function host_log(level: u32, p: usize, n: u32): i32;
 @external("wasi_snapshot_preview1", "poll_oneoff") declare function poll_oneoff(subs: usize, events: usize, n: u32, count: usize): i32;
 
@@ -77,6 +82,52 @@ export function pause(ms: u64): void {
   s[3] = ms * 1_000_000; // from now
   const p = changetype<usize>(s);
   poll_oneoff(p, p + 48, 1, p + 80);
+}
+
+/** Ends a call over what an import returned, with the host's Error if there is one. */
+export function failed(result: i32): i32 {
+  const e = new ArrayBuffer(16 << 10);
+  const n = result == -5 /* EIO */ ? last_error(changetype<usize>(e), e.byteLength) : 0;
+  if (n <= 0) return result;
+  output(1, changetype<usize>(e), n);
+  return 1;
+}
+
+/** The response to a request. If error is negative there is none: `return failed(response.error)`. */
+export class Response {
+  error: i32 = 0;
+  status: u64 = 0;
+  private handle: i32;
+  private piece: ArrayBuffer = new ArrayBuffer(64 << 10);
+
+  /** Sends a request; headers are names and values in turn. A value may hold ${secret:NAME}: the host fills it in. */
+  constructor(method: string, url: string, headers: string[], body: string) {
+    const m = new Message(), utf8 = encode(body);
+    m.text(1, method);
+    m.text(2, url);
+    for (let i = 0; i + 1 < headers.length; i += 2) {
+      const h = new Message();
+      h.text(1, headers[i]);
+      h.text(2, headers[i + 1]);
+      m.message(3, h);
+    }
+    this.handle = http_open(m.data, m.length, changetype<usize>(utf8), utf8.byteLength);
+    this.error = min(this.handle, 0);
+    const at = changetype<usize>(this.piece);
+    const n = this.error < 0 ? 0 : http_head(this.handle, at, this.piece.byteLength);
+    for (const head = new Fields(this.piece, at, at + max(n, 0)); head.next(); ) if (head.number == 1) this.status = head.value;
+  }
+
+  /** The next bytes of the body: null at its end, or when error is negative. */
+  read(): ArrayBuffer | null {
+    const n = http_read(this.handle, changetype<usize>(this.piece), this.piece.byteLength);
+    this.error = min(n, 0);
+    return n > 0 ? this.piece.slice(0, n) : null;
+  }
+
+  close(): void {
+    http_close(this.handle);
+  }
 }
 
 // The request.
@@ -206,6 +257,12 @@ class Message {
     this.varint((number << 3) | 2);
     this.varint(utf8.length);
     for (let i = 0; i < utf8.length; i++) this.b.push(utf8[i]);
+  }
+
+  message(number: u64, m: Message): void {
+    this.varint((number << 3) | 2);
+    this.varint(m.length);
+    for (let i = 0; i < m.b.length; i++) this.b.push(m.b[i]);
   }
 
   private varint(v: u64): void {

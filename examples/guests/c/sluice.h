@@ -20,11 +20,16 @@ IMPORT(sluice_v1, input_len) int host_input_len(void);
 IMPORT(sluice_v1, input_read) int host_input_read(void *p, u32 n);
 IMPORT(sluice_v1, output) int host_output(u32 kind, const void *p, u32 n);
 IMPORT(sluice_v1, emit) int host_emit(u32 kind, const void *p, u32 n);
+IMPORT(sluice_v1, http_open) int host_http_open(const void *meta, u32 n, const void *body, u32 m);
+IMPORT(sluice_v1, http_head) int host_http_head(int h, void *p, u32 n);
+IMPORT(sluice_v1, http_read) int http_read(int h, void *p, u32 n); // how many bytes; 0 at the end
+IMPORT(sluice_v1, http_close) int http_close(int h);
+IMPORT(sluice_v1, last_error) int host_last_error(void *p, u32 n);
 IMPORT(wasi_snapshot_preview1, poll_oneoff) int host_poll(const void *subs, void *events, u32 n, u32 *count);
 
 enum { TEXT = 1, REASONING, TOOL_CALL, REFUSAL, CITATION, IMAGE, USAGE, FINISH, PROVIDER_DATA }; // of host_emit
 enum { RESULT = 0, ERROR = 1 };                                                                  // of host_output
-enum { FAILED = 1, ECANCELED = 125 };                                                            // ECANCELED: nobody wants the answer
+enum { FAILED = 1, EIO = 5, ECANCELED = 125 };                                                   // ECANCELED: nobody wants the answer
 
 EXPORT(sluice_abi) { return 1 << 16 | 0; }
 
@@ -228,4 +233,40 @@ static void pause(u64 ms) {
 	u64 event[4];
 	u32 count;
 	if (ms > 0) host_poll(subscription, event, 1, &count);
+}
+
+// Requests. Header values may hold ${secret:NAME}: the host fills it in.
+
+typedef struct { str name, value; } header;
+
+// http_open sends a request, waits for the head of the response and returns its
+// handle; headers end with one that has no name.
+static int http_open(str method, str url, const header *headers, str body) {
+	u32 size = method.n + url.n + 64;
+	for (const header *h = headers; h->name.n > 0; h++) size += h->name.n + h->value.n + 32;
+	message m = new_message(size);
+	put_text(&m, 1, method);
+	put_text(&m, 2, url);
+	for (; headers->name.n > 0; headers++) {
+		message h = new_message(headers->name.n + headers->value.n + 32);
+		put_text(&h, 1, headers->name);
+		put_text(&h, 2, headers->value);
+		put_text(&m, 3, (str){h.p, h.n});
+	}
+	return host_http_open(m.p, m.n, body.p, body.n);
+}
+
+static int http_status(int h) {
+	char *head = take(64 << 10);
+	int n = host_http_head(h, head, 64 << 10);
+	return n < 0 ? n : (int)number((str){head, n}, 1);
+}
+
+// failed ends a call over what an import returned, with the host's Error if there is one.
+static int failed(int result) {
+	char *error = take(16 << 10);
+	int n = result == -EIO ? host_last_error(error, 16 << 10) : 0;
+	if (n <= 0) return result;
+	host_output(ERROR, error, n);
+	return FAILED;
 }

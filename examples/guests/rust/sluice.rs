@@ -15,6 +15,11 @@ mod host {
         pub fn input_read(p: *mut u8, n: usize) -> i32;
         pub fn output(kind: u32, p: *const u8, n: usize) -> i32;
         pub fn emit(kind: u32, p: *const u8, n: usize) -> i32;
+        pub fn http_open(meta: *const u8, n: usize, body: *const u8, m: usize) -> i32;
+        pub fn http_head(h: i32, p: *mut u8, n: usize) -> i32;
+        pub fn http_read(h: i32, p: *mut u8, n: usize) -> i32;
+        pub fn http_close(h: i32) -> i32;
+        pub fn last_error(p: *mut u8, n: usize) -> i32;
         pub fn log(level: u32, p: *const u8, n: usize) -> i32;
     }
     #[link(wasm_import_module = "wasi_snapshot_preview1")]
@@ -23,6 +28,7 @@ mod host {
     }
 }
 
+const EIO: i32 = -5;
 const ECANCELED: i32 = -125;
 const TEXT: u32 = 1;
 const USAGE: u32 = 7;
@@ -34,6 +40,8 @@ pub enum Stop {
     Unwanted,
     /// Kind and fault are those of message Error.
     Failed { kind: &'static str, fault: &'static str, message: String },
+    /// An Error of the host's, as it came.
+    Host(Vec<u8>),
 }
 
 pub type Result<T = ()> = std::result::Result<T, Stop>;
@@ -92,6 +100,10 @@ pub fn run(f: impl FnOnce() -> Result) -> i32 {
             put_text(&mut m, 2, fault);
             put_text(&mut m, 3, &message);
             unsafe { host::output(1, m.as_ptr(), m.len()) };
+            1
+        }
+        Err(Stop::Host(e)) => {
+            unsafe { host::output(1, e.as_ptr(), e.len()) };
             1
         }
     }
@@ -198,10 +210,69 @@ pub fn emit_finish(reason: &str) -> Result {
 }
 
 fn sent(code: i32) -> Result {
+    checked(code).map(|_| ())
+}
+
+/// What an import returned, as a number or as the reason of its failure.
+fn checked(code: i32) -> Result<usize> {
     match code {
-        0.. => Ok(()),
-        ECANCELED => Err(Stop::Unwanted),
-        _ => Err(Stop::Failed { kind: "internal", fault: "plugin", message: format!("emit: errno {}", -code) }),
+        0.. => return Ok(code as usize),
+        ECANCELED => return Err(Stop::Unwanted),
+        EIO => {
+            let mut e = vec![0; 16 << 10];
+            let n = unsafe { host::last_error(e.as_mut_ptr(), e.len()) };
+            if n > 0 {
+                e.truncate(n as usize);
+                return Err(Stop::Host(e));
+            }
+        }
+        _ => {}
+    }
+    Err(Stop::Failed { kind: "internal", fault: "plugin", message: format!("the host refused it: errno {}", -code) })
+}
+
+/// The response to a request; dropping it gives up the rest of its body.
+pub struct Response {
+    pub status: u64,
+    handle: i32,
+}
+
+/// Sends a request and waits for the head of the response. Header values may hold
+/// ${secret:NAME}: the host fills it in.
+pub fn fetch(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
+    let mut m = Vec::new();
+    put_text(&mut m, 1, method);
+    put_text(&mut m, 2, url);
+    for (name, value) in headers {
+        let mut h = Vec::new();
+        put_text(&mut h, 1, name);
+        put_text(&mut h, 2, value);
+        put_varint(&mut m, 3 << 3 | 2);
+        put_varint(&mut m, h.len() as u64);
+        m.extend_from_slice(&h);
+    }
+    let handle = checked(unsafe { host::http_open(m.as_ptr(), m.len(), body.as_ptr(), body.len()) })? as i32;
+    let mut response = Response { status: 0, handle };
+    let mut head = vec![0; 64 << 10];
+    let n = checked(unsafe { host::http_head(handle, head.as_mut_ptr(), head.len()) })?;
+    each(&head[..n], |number, value, _| {
+        if number == 1 {
+            response.status = value;
+        }
+    });
+    Ok(response)
+}
+
+impl Response {
+    /// The next bytes of the body; 0 at its end.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        checked(unsafe { host::http_read(self.handle, buf.as_mut_ptr(), buf.len()) })
+    }
+}
+
+impl Drop for Response {
+    fn drop(&mut self) {
+        unsafe { host::http_close(self.handle) };
     }
 }
 
