@@ -97,6 +97,7 @@ type Plugin struct {
 	slots []*slot // as many as there are processes
 
 	mu      sync.Mutex
+	up      chan struct{} // closed, and replaced, when a process has come up
 	closed  bool
 	calls   int
 	idle    chan struct{} // closed when closed and calls == 0
@@ -123,7 +124,7 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 	}
 	p := &Plugin{
 		m: m, opts: opts, log: opts.Log.With("provider", m.Name),
-		gateEnded: make(chan struct{}), closing: make(chan struct{}), idle: make(chan struct{}),
+		gateEnded: make(chan struct{}), closing: make(chan struct{}), idle: make(chan struct{}), up: make(chan struct{}),
 	}
 	if p.box = box.Find(); opts.Box != nil {
 		p.box = *opts.Box
@@ -296,11 +297,36 @@ var (
 
 // enter takes a process for a call: of those that are up, the one with the fewest. key names the
 // call to the plugin, see [provider.Running]; "" has none.
-func (p *Plugin) enter(key string) (*process, error) {
+// While none is up but will be soon, the call waits for it: a job that fails meanwhile would have
+// used up an attempt for nothing.
+func (p *Plugin) enter(ctx context.Context, key string) (*process, error) {
+	t := time.NewTimer(restartWait)
+	defer t.Stop()
+	for {
+		proc, up, err := p.tryEnter(key)
+		if up == nil {
+			return proc, err
+		}
+		select {
+		case <-up:
+		case <-p.closing:
+		case <-ctx.Done():
+			return nil, sdk.AsError(context.Cause(ctx))
+		case <-t.C:
+			return nil, err
+		}
+	}
+}
+
+// restartWait is how long a call waits for a process that is being started.
+const restartWait = 2 * time.Second
+
+// tryEnter is enter without waiting. up is for when to try again; nil says not to.
+func (p *Plugin) tryEnter(key string) (_ *process, up <-chan struct{}, _ error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, errClosed
+		return nil, nil, errClosed
 	}
 	var best *process
 	var retryAt time.Time
@@ -324,14 +350,17 @@ func (p *Plugin) enter(key string) (*process, error) {
 		if open {
 			e.Message = fmt.Sprintf("plugin %s died %d times in a row and is not tried for a while", p.m.Name, crashLoop)
 		}
-		return nil, e
+		if !open && e.Wait < restartWait {
+			up = p.up
+		}
+		return nil, up, e
 	}
 	p.calls++
 	best.calls++
 	if key != "" {
 		best.keys[key]++
 	}
-	return best, nil
+	return best, nil, nil
 }
 
 func (p *Plugin) leave(proc *process, key string) {

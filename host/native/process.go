@@ -155,7 +155,7 @@ func (p *Plugin) startError(ctx context.Context, r *procRunner, err error) error
 			}
 		}
 	}
-	died := r.hasExited()
+	died := r.diedItself()
 	r.kill()
 	<-r.exited
 	exit := r.exitError()

@@ -45,7 +45,7 @@ func (p *Plugin) generate(ctx context.Context, m provider.Method, req *sdk.Reque
 		return err
 	}
 	key := sdk.CallKey(req)
-	proc, err := p.enter(key)
+	proc, err := p.enter(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (p *Plugin) listModels(ctx context.Context, s sdk.Settings) ([]sdk.Model, e
 }
 
 func (p *Plugin) call(ctx context.Context, m provider.Method, in []byte) ([]byte, error) {
-	proc, err := p.enter("")
+	proc, err := p.enter(ctx, "")
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type procRunner struct {
 	mu              sync.Mutex
 	started, reaped bool
 	doomed          bool // killed before it was started
+	killed          bool // by us
 	first           string
 	reason          string // for after exited
 }
@@ -161,6 +162,7 @@ func (r *procRunner) kill() {
 	case !r.started:
 		r.doomed = true
 	case !r.reaped:
+		r.killed = true
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	}
 }
@@ -177,6 +179,14 @@ func (r *procRunner) release() {
 	}
 	r.firstR.Close()
 	r.quietR.Close()
+}
+
+// diedItself reports whether the process is gone without our doing.
+func (r *procRunner) diedItself() bool {
+	r.mu.Lock()
+	killed := r.killed || r.doomed
+	r.mu.Unlock()
+	return r.hasExited() && !killed
 }
 
 func (r *procRunner) hasExited() bool {

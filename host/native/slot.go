@@ -36,6 +36,8 @@ func (s *slot) start(ctx context.Context) error {
 	p.mu.Lock()
 	old := s.proc
 	s.proc = proc
+	close(p.up)
+	p.up = make(chan struct{})
 	if old != nil {
 		old.retired = true
 		if old.calls == 0 {
