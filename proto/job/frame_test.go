@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,9 +139,13 @@ func FuzzParseFrame(f *testing.F) {
 	for _, s := range []string{
 		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":"x","index":0,"total":null},"timestamp":3}`,
 		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":9,"chunk":"x","index":0,"total":null,"fromSeq":4},"timestamp":3}`,
+		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":07,"chunk":"\\n\\u00e9","index":0,"total":null},"timestamp":3}`,
 		`{"event":"e","data":{}}`, `{"jobId":"a","userId":"u","chunk":"x","index":0}`, `{"event":"e","data":{"jobId":"a","userId":"u","attempt":1,"seq":2},"m":{},"timestamp":3}`,
 	} {
 		f.Add([]byte(s))
+	}
+	for _, chunk := range []string{`\"`, `\`, "\x01", `\x`, `\u12`, `a","x":}`, ``, `é`} {
+		f.Add(fmt.Appendf(nil, `{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":"%s","index":0,"total":null},"timestamp":3}`, chunk))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		fr, err := ParseFrame(raw)

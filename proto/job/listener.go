@@ -65,14 +65,34 @@ func (l *listener) nudge() {
 }
 
 // run calls f, from one goroutine, with *redis.Message, *redis.Subscription and disconnected values until ctx ends.
-func (l *listener) run(ctx context.Context, f func(any)) {
+func (l *listener) run(ctx context.Context, f func(any)) { l.listen(ctx, boxed(f)) }
+
+// boxed is a receiver of values.
+type boxed func(any)
+
+func (f boxed) message(channel, payload []byte) {
+	f(&redis.Message{Channel: string(channel), Payload: string(payload)})
+}
+
+func (f boxed) confirmed(channel string, on bool) {
+	kind := "unsubscribe"
+	if on {
+		kind = "subscribe"
+	}
+	f(&redis.Subscription{Kind: kind, Channel: channel})
+}
+
+func (f boxed) disconnected(err error) { f(disconnected{err}) }
+
+// listen tells to what comes until ctx ends.
+func (l *listener) listen(ctx context.Context, to receiver) {
 	delay := minReconnect
 	for ctx.Err() == nil {
-		heard, err := l.session(ctx, f)
+		heard, err := l.session(ctx, to)
 		if ctx.Err() != nil {
 			return
 		}
-		f(disconnected{err})
+		to.disconnected(err)
 		if heard {
 			delay = minReconnect
 		}
@@ -85,34 +105,29 @@ func (l *listener) run(ctx context.Context, f func(any)) {
 }
 
 // session is the life of one connection.
-func (l *listener) session(ctx context.Context, f func(any)) (heard bool, err error) {
-	ps := l.rdb.Subscribe(ctx)
+func (l *listener) session(ctx context.Context, to receiver) (heard bool, err error) {
+	sub, err := subscribe(ctx, l.rdb)
+	if err != nil {
+		return false, err
+	}
 	var last atomic.Int64
 	begun := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer ps.Close() // ends Receive
-		l.control(ctx, ps, func() time.Duration { return time.Since(begun) - time.Duration(last.Load()) })
+		defer sub.Close() // ends receive
+		l.control(ctx, sub, func() time.Duration { return time.Since(begun) - time.Duration(last.Load()) })
 	})
 	defer func() { cancel(); wg.Wait() }()
-	for {
-		// Without a deadline: a timeout in the middle of a message would lose the place. control watches.
-		m, err := ps.Receive(ctx)
-		if err != nil {
-			return heard, err
-		}
+	err = sub.receive(ctx, to, func() {
 		heard = true
 		last.Store(int64(time.Since(begun)))
-		switch m := m.(type) {
-		case *redis.Subscription, *redis.Message:
-			f(m)
-		}
-	}
+	})
+	return heard, err
 }
 
 // control subscribes to what is wanted and pings; it returns when ctx ends or the connection is no good.
-func (l *listener) control(ctx context.Context, ps *redis.PubSub, silence func() time.Duration) {
+func (l *listener) control(ctx context.Context, ps subscription, silence func() time.Duration) {
 	have := make(map[string]struct{})
 	l.mu.Lock()
 	clear(l.dirty)
@@ -141,7 +156,7 @@ func (l *listener) control(ctx context.Context, ps *redis.PubSub, silence func()
 	}
 }
 
-func (l *listener) settle(ctx context.Context, ps *redis.PubSub, have map[string]struct{}) error {
+func (l *listener) settle(ctx context.Context, ps subscription, have map[string]struct{}) error {
 	var on, off []string
 	l.mu.Lock()
 	for c := range l.dirty {

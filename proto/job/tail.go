@@ -1,13 +1,12 @@
 package job
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -40,7 +39,9 @@ type Tail struct {
 	lost   func(id string)
 	idle   func(next Ticket, priority string)
 
-	down bool // used by receive alone
+	// Used by the receiver alone.
+	down bool
+	one  [1]Frame // the slice that watches are lent
 
 	mu    sync.Mutex
 	jobs  map[string]*tailJob
@@ -100,7 +101,7 @@ func (t *Tail) Run(ctx context.Context) error {
 		wg.Go(func() { t.readers(ctx) })
 	}
 	wg.Go(func() { t.check(ctx) })
-	t.l.run(ctx, t.receive)
+	t.l.listen(ctx, (*tailReceiver)(t))
 	wg.Wait()
 	return ctx.Err()
 }
@@ -163,39 +164,36 @@ func without[T comparable](s []T, x T) []T {
 	return out
 }
 
-// receive is called by the listener, from one goroutine.
-func (t *Tail) receive(m any) {
-	switch m := m.(type) {
-	case *redis.Message:
-		t.message(m.Channel, []byte(m.Payload))
-	case *redis.Subscription:
-		if t.down {
-			t.down = false
-			t.log.Info("pub/sub connection is back")
-		}
-		t.confirmed(m)
-	case disconnected:
-		t.mu.Lock()
-		clear(t.live)
-		n := len(t.jobs)
-		t.mu.Unlock()
-		if !t.down {
-			t.down = true
-			t.log.Warn("pub/sub connection lost, connecting again", "watched", n, "error", m.err)
-		}
+// tailReceiver is a Tail as its listener sees it.
+type tailReceiver Tail
+
+func (r *tailReceiver) disconnected(err error) {
+	t := (*Tail)(r)
+	t.mu.Lock()
+	clear(t.live)
+	n := len(t.jobs)
+	t.mu.Unlock()
+	if !t.down {
+		t.down = true
+		t.log.Warn("pub/sub connection lost, connecting again", "watched", n, "error", err)
 	}
 }
 
-func (t *Tail) confirmed(m *redis.Subscription) {
+func (r *tailReceiver) confirmed(channel string, on bool) {
+	t := (*Tail)(r)
+	if t.down {
+		t.down = false
+		t.log.Info("pub/sub connection is back")
+	}
 	t.mu.Lock()
-	if m.Kind == "unsubscribe" {
-		delete(t.live, m.Channel)
+	if !on {
+		delete(t.live, channel)
 		t.mu.Unlock()
 		return
 	}
-	t.live[m.Channel] = struct{}{}
+	t.live[channel] = struct{}{}
 	var watches []*watch
-	if id, ok := strings.CutPrefix(m.Channel, jobChannelPrefix); ok {
+	if id, ok := strings.CutPrefix(channel, jobChannelPrefix); ok {
 		if j := t.jobs[id]; j != nil {
 			watches = j.watches
 		}
@@ -206,31 +204,22 @@ func (t *Tail) confirmed(m *redis.Subscription) {
 	}
 }
 
-func (t *Tail) message(channel string, payload []byte) {
-	switch channel {
+func (r *tailReceiver) message(channel, payload []byte) {
+	t := (*Tail)(r)
+	switch string(channel) {
 	case ChunkChannel, CompleteChannel, ProgressChannel:
 		if t.legacy != nil && !hasSeq(payload) {
-			t.legacy(channel, payload)
+			t.legacy(string(channel), payload)
 		}
 		return
 	}
-	if user, ok := strings.CutPrefix(channel, userChannelPrefix); ok {
-		t.mu.Lock()
-		watches := t.users[user]
-		t.mu.Unlock()
-		f, err := ParseFrame(payload)
-		if err != nil {
-			t.log.Warn("malformed message dropped", "channel", channel, "error", err)
-			return
-		}
-		for _, w := range watches {
-			w.deliver(f)
-		}
+	if user, ok := bytes.CutPrefix(channel, []byte(userChannelPrefix)); ok {
+		t.started(string(user), payload)
 		return
 	}
-	id, _ := strings.CutPrefix(channel, jobChannelPrefix)
+	id, _ := bytes.CutPrefix(channel, []byte(jobChannelPrefix))
 	t.mu.Lock()
-	j := t.jobs[id]
+	j := t.jobs[string(id)]
 	var watches []*watch
 	if j != nil {
 		j.moved = time.Now()
@@ -243,14 +232,29 @@ func (t *Tail) message(channel string, payload []byte) {
 	f, err := ParseFrame(payload)
 	switch {
 	case (err != nil || f.Seq == 0) && t.legacy != nil:
-		t.legacy(channel, payload)
+		t.legacy(string(channel), payload)
 	case err != nil:
-		t.log.Warn("malformed message dropped", "channel", channel, "error", err)
-	case f.Seq > 0 && f.Job == id:
-		frames := []Frame{f}
+		t.log.Warn("malformed message dropped", "channel", string(channel), "error", err)
+	case f.Seq > 0 && f.Job == j.id:
+		t.one[0] = f
 		for _, w := range watches {
-			w.offer(frames)
+			w.offer(t.one[:])
 		}
+	}
+}
+
+// started delivers what is published for an owner.
+func (t *Tail) started(owner string, payload []byte) {
+	t.mu.Lock()
+	watches := t.users[owner]
+	t.mu.Unlock()
+	f, err := ParseFrame(payload)
+	if err != nil {
+		t.log.Warn("malformed message dropped", "channel", UserChannel(owner), "error", err)
+		return
+	}
+	for _, w := range watches {
+		w.deliver(f)
 	}
 }
 
