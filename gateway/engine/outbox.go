@@ -42,13 +42,22 @@ func (c *Conn) Send(ms ...*Msg) error {
 		c.abort(ReasonSlow)
 		return ErrSlow
 	}
-	c.out = append(c.out, ms...)
 	c.outBytes += size
+	now := c.srv.now()
+	if c.ws != nil && !c.writing && !c.delayed && len(c.out) == 0 && len(ms) == 1 && !c.srv.inWindow(c.lastWrite, now) {
+		c.writing = true // what most events need, and no more
+		c.lastWrite = now
+		ws := c.ws
+		c.mu.Unlock()
+		c.writeFrom(now, ms[0].frame, nil, ws)
+		return nil
+	}
+	c.out = append(c.out, ms...)
 	switch {
 	case c.ws == nil:
 		c.answerPoll()
 	case c.writing || c.delayed:
-	case c.srv.inWindow(c.lastWrite):
+	case c.srv.inWindow(c.lastWrite, now):
 		c.delayed = true
 		c.mu.Unlock()
 		c.srv.delay(c)
@@ -127,22 +136,25 @@ var joinBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); retu
 // blocking; a goroutine takes over when the kernel's buffer is full. The caller
 // has set c.writing.
 func (c *Conn) write() {
-	for {
-		batch, ws, ok := c.nextBatch()
-		if !ok {
-			return
-		}
+	if batch, ws, now, ok := c.nextBatch(0); ok {
 		b, pooled := join(batch)
-		began := c.srv.now()
+		c.writeFrom(now, b, pooled, ws)
+	}
+}
+
+// writeFrom is write, beginning at now with b, which is in no outbox any more.
+func (c *Conn) writeFrom(now int64, b []byte, pooled *[]byte, ws *wire) {
+	for {
 		n, err := ws.tryWrite(b)
-		c.srv.pace.wrote(began, c.srv.now(), c.srv.opts.MaxDelay)
-		c.wrote(n)
+		c.srv.pace.wrote(now, c.srv.now(), c.srv.opts.MaxDelay)
 		if err != nil {
+			c.wrote(n)
 			c.writeFailed(err)
 			return
 		}
 		if n < len(b) {
 			c.mu.Lock()
+			c.outBytes = max(c.outBytes-n, 0)
 			if c.state == stateClosed {
 				c.mu.Unlock()
 				return
@@ -156,6 +168,12 @@ func (c *Conn) write() {
 			return
 		}
 		giveBack(pooled)
+		var batch []*Msg
+		var ok bool
+		if batch, ws, now, ok = c.nextBatch(n); !ok {
+			return
+		}
+		b, pooled = join(batch)
 	}
 }
 
@@ -167,7 +185,7 @@ func (c *Conn) writeBlocking(ws *wire, rest []byte, pooled *[]byte) {
 			return
 		}
 		giveBack(pooled)
-		batch, next, ok := c.nextBatch()
+		batch, next, _, ok := c.nextBatch(0)
 		if !ok {
 			return
 		}
@@ -176,22 +194,23 @@ func (c *Conn) writeBlocking(ws *wire, rest []byte, pooled *[]byte) {
 	}
 }
 
-// nextBatch takes all that waits. With nothing left it ends the writing, and
-// after the goodbye the sending side.
-func (c *Conn) nextBatch() ([]*Msg, *wire, bool) {
+// nextBatch takes all that waits, when so many bytes have been written. With
+// nothing left it ends the writing, and after the goodbye the sending side.
+func (c *Conn) nextBatch(written int) (batch []*Msg, ws *wire, now int64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.outBytes = max(c.outBytes-written, 0)
 	if len(c.out) == 0 || c.state == stateClosed {
 		c.writing = false
 		if c.state == stateClosing {
 			c.ws.shut(c.srv.opts.LingerTimeout)
 		}
-		return nil, nil, false
+		return nil, nil, 0, false
 	}
-	batch := c.out
+	batch = c.out
 	c.out = nil
 	c.lastWrite = c.srv.now()
-	return batch, c.ws, true
+	return batch, c.ws, c.lastWrite, true
 }
 
 // join makes one buffer of a batch. pooled is nil if b is a message's own memory.

@@ -250,8 +250,8 @@ func (p *pace) wrote(began, ended int64, longest time.Duration) {
 }
 
 // inWindow says that a connection that wrote last at t is to wait.
-func (s *Server) inWindow(t int64) bool {
-	return t != 0 && s.now()-t < s.pace.window.Load()
+func (s *Server) inWindow(t, now int64) bool {
+	return t != 0 && now-t < s.pace.window.Load()
 }
 
 // delay has the flusher write for c within MaxDelay.

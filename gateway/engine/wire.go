@@ -20,7 +20,7 @@ type wire struct {
 	readErr, writeErr error
 	readFunc          func(fd uintptr) bool
 	writeBuf          []byte
-	writeFunc         func(fd uintptr) bool
+	writeFunc         func(fd uintptr)
 }
 
 const readSize = 8 << 10

@@ -52,15 +52,16 @@ func (w *wire) rawRead() (*[]byte, int, error) {
 }
 
 // tryWrite writes what the kernel takes at once and returns how much that was.
+// Control instead of Write: it doesn't wait, so it needs nothing of the poller.
 func (w *wire) tryWrite(b []byte) (int, error) {
 	if w.raw == nil {
 		return 0, nil
 	}
 	w.writeBuf, w.writeN, w.writeErr = b, 0, nil
 	if w.writeFunc == nil {
-		w.writeFunc = func(fd uintptr) bool {
+		w.writeFunc = func(fd uintptr) {
 			for {
-				n, err := unix.Write(int(fd), w.writeBuf)
+				n, err := send(fd, w.writeBuf)
 				switch err {
 				case unix.EINTR:
 					continue
@@ -70,11 +71,11 @@ func (w *wire) tryWrite(b []byte) (int, error) {
 				default:
 					w.writeErr = err
 				}
-				return true
+				return
 			}
 		}
 	}
-	err := w.raw.Write(w.writeFunc)
+	err := w.raw.Control(w.writeFunc)
 	w.writeBuf = nil
 	if err != nil {
 		return 0, err
