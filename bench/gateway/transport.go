@@ -157,9 +157,10 @@ func (c *crowd) load(p *process, rate int, seconds float64, want int, send func(
 	defer tick.Stop()
 	for sent := 0; sent < total; {
 		<-tick.C
-		due := min(int((time.Since(c.start)-begin).Seconds()*float64(rate)), total)
+		now := time.Since(c.start)
+		due := min(int((now-begin).Seconds()*float64(rate)), total)
 		for ; sent < due; sent++ {
-			send(sent, begin+time.Duration(float64(sent)/float64(rate)*1e9)) // when it should have been sent
+			send(sent, now)
 		}
 		if err := flush(); err != nil {
 			return load{}, err
