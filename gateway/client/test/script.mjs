@@ -89,14 +89,15 @@ export async function text(answer) {
   return all;
 }
 
-// until waits for the state of an answer, or for anything else that its changes bring.
+// until waits for what the changes of an answer bring. An answer that ends without it fails the test.
 export function until(answer, holds) {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     if (holds(answer)) return resolve();
     const off = answer.on("change", () => {
-      if (!holds(answer)) return;
+      if (!holds(answer) && !answer.over) return;
       off();
-      resolve();
+      if (holds(answer)) resolve();
+      else reject(new Error(`the answer has ended before: ${answer.state}, ${JSON.stringify(answer.text.slice(-100))}, ${answer.error}`));
     });
   });
 }
