@@ -104,9 +104,19 @@ func (l *listener) listen(ctx context.Context, to receiver) {
 	}
 }
 
+// some is one of the wanted channels, "" if there is none.
+func (l *listener) some() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.want {
+		return c
+	}
+	return ""
+}
+
 // session is the life of one connection.
 func (l *listener) session(ctx context.Context, to receiver) (heard bool, err error) {
-	sub, err := subscribe(ctx, l.rdb)
+	sub, err := subscribe(ctx, l.rdb, l.some())
 	if err != nil {
 		return false, err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"syscall"
@@ -35,11 +34,12 @@ type receiver interface {
 // subscribe opens a pub/sub connection. The client says where Redis is, how to dial it and who we are; its messages
 // are read here, because a gateway receives tens of thousands a second and through go-redis each takes half a
 // dozen allocations and four times as long. What it keeps to itself (credentials that stream in, other kinds of
-// clients) is left to its own PubSub.
-func subscribe(ctx context.Context, rdb redis.UniversalClient) (subscription, error) {
+// clients) is left to its own PubSub. On Cluster publications reach every master; that of channel first, whose
+// publishers are there.
+func subscribe(ctx context.Context, rdb redis.UniversalClient, channel string) (subscription, error) {
 	c, _ := rdb.(*redis.Client)
-	if cluster, ok := rdb.(*redis.ClusterClient); ok { // any master: publications reach all nodes
-		node, err := cluster.MasterForKey(ctx, strconv.Itoa(rand.Int()))
+	if cluster, ok := rdb.(*redis.ClusterClient); ok {
+		node, err := cluster.MasterForKey(ctx, channel)
 		if err != nil {
 			return nil, err
 		}

@@ -45,7 +45,7 @@ func next(t *testing.T, from chan string) string {
 // listenOn subscribes on its own, without a listener around it.
 func listenOn(t *testing.T, rdb redis.UniversalClient) (subscription, heard, chan error) {
 	t.Helper()
-	sub, err := subscribe(t.Context(), rdb)
+	sub, err := subscribe(t.Context(), rdb, "c")
 	must(t, err)
 	t.Cleanup(func() { sub.Close() })
 	h := heard{make(chan string, 10000), make(chan string, 100), make(chan string, 100)}
