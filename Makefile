@@ -80,8 +80,8 @@ examples: plugins ## the example plugins in other languages
 	@$(MAKE) --no-print-directory -C examples/guests
 
 .PHONY: client
-client: build plugins ## tests of the client package
-	cd gateway/client && npm test
+client: plugins ## tests of the client package
+	SLUICE_BINARY=$(CURDIR)/build/sluice SLUICE_PLUGINS=$(CURDIR)/build/plugins npm test --prefix gateway/client
 
 .PHONY: chaos
 chaos: ## ten minutes of random faults, counting what was lost, doubled or reordered
