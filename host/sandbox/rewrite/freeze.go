@@ -29,8 +29,9 @@ func (m *Module) Probe() []string {
 // starts in the state of that instance: globals hold the bits of the values
 // given by the names of Probe, and the memory has pages pages, which the host
 // fills. There is no start function and no data to put into memory any more.
-// The fuel is full again.
-func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
+// The fuel is full again. A table that the code doesn't write to becomes code.
+func (m *Module) Freeze(values map[string]uint64, pages uint32) (err error) {
+	defer catch(&err)
 	if err := m.Freezable(); err != nil {
 		return err
 	}
@@ -60,6 +61,7 @@ func (m *Module) Freeze(values map[string]uint64, pages uint32) error {
 	if m.dataCount == nil { // no code names a segment
 		m.data = nil
 	}
+	m.dropTable()
 	return nil
 }
 

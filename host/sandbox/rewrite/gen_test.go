@@ -173,9 +173,18 @@ func (p *program) stmt(level int) {
 			p.op(opMisc, miscMemCopy, 0, 0)
 		}
 	case 10:
+		if p.next(4) == 0 {
+			p.expr(0)
+			p.op(opCallIndirect, 1, 0, opLocalSet, 2)
+			return
+		}
 		p.expr(0)
 		p.expr(0)
-		p.op(opCallIndirect, 0, 0, opLocalSet, 2)
+		if p.next(2) == 0 { // mostly within the table
+			p.konst(3)
+			p.op(0x71)
+		}
+		p.op(opCallIndirect, byte(2*p.next(2)), 0, opLocalSet, 2)
 	default:
 		if p.next(3) == 0 {
 			p.expr(0)
@@ -194,12 +203,12 @@ func generate(src []byte) *Module {
 	p := &program{src: src}
 	p.funcs = 1 + p.next(3)
 	m := &Module{
-		types:   []funcType{{[]byte{typeI32}, []byte{typeI32}}},
+		types:   []funcType{{[]byte{typeI32}, []byte{typeI32}}, {nil, []byte{typeI32}}, {[]byte{typeI32}, []byte{typeI32}}}, // the last like the first
 		memory:  &limits{min: 1 + uint32(p.next(40)), max: 64, bounded: true},
 		tables:  []table{{typ: typeFuncref, limits: limits{min: 4}}},
 		globals: []global{{typ: typeI32, mutable: true, init: constExpr{op: opI32Const}}, {typ: typeI32, mutable: true, init: constExpr{op: opI32Const, num: 300}}},
 		exports: []export{{"memory", kindMemory, 0}, {"markers", kindGlobal, 0}},
-		elems:   []elem{{offset: constExpr{op: opI32Const}, funcs: []uint32{0}}},
+		elems:   []elem{{offset: constExpr{op: opI32Const}, funcs: []uint32{0}}, {offset: constExpr{op: opI32Const, num: 2}, funcs: []uint32{uint32(p.funcs - 1), uint32(p.funcs)}}},
 		data:    []segment{{offset: constExpr{op: opI32Const, num: 10}, init: []byte("some data to begin with")}},
 	}
 	for range p.funcs {
@@ -215,6 +224,7 @@ func generate(src []byte) *Module {
 		m.funcs = append(m.funcs, 0)
 		m.code = append(m.code, body{[]locals{{nLocals - 1, typeI32}}, p.code})
 	}
+	m.funcs, m.code = append(m.funcs, 1), append(m.code, body{code: []byte{opI32Const, 7, opEnd}})
 	m.exports = append(m.exports, export{"run", kindFunc, uint32(p.funcs - 1)})
 	return m
 }

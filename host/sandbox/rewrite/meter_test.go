@@ -86,6 +86,7 @@ func compare(t *testing.T, original []byte) {
 	if work := int64(got.markers) * markerCode; charged*Unit < work {
 		t.Errorf("charged %d units of %d for at least %d bytes of code", charged, Unit, work)
 	}
+	compareDispatched(t, m, names[len(names)-1], got)
 	got.yields, got.fuel = 0, 0
 	if strings.Contains(want.trap, "stack overflow") && strings.Contains(got.trap, "stack overflow") {
 		return // how deep it gets depends on the size of the frames
@@ -170,6 +171,13 @@ func FuzzParse(f *testing.F) {
 		// checked, naming what the metering has added.
 		if before != nil && after == nil {
 			t.Errorf("valid after metering, before: %v", before)
+		}
+		if before != nil {
+			return
+		}
+		m.dropTable()
+		if _, err := r.CompileModule(ctx, m.Encode()); err != nil {
+			t.Errorf("valid before, without its table: %v", err)
 		}
 	})
 }
