@@ -107,7 +107,11 @@ func (a *Attempt) seed(ctx context.Context) error {
 		return fmt.Errorf("seed job %s: %w: at %d, have %d to %d", j.ID, errProtocol, n, a.base, a.Seq)
 	}
 	a.seek(n)
-	_, err = a.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error { a.s.index(ctx, p, a.ticket(), a.host); return nil })
+	_, err = a.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		a.s.index(ctx, p, a.ticket(), a.host)
+		a.s.open(ctx, p, j.ID)
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("index job %s again: %w", j.ID, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 	"unicode/utf8"
 )
@@ -23,6 +24,8 @@ type Attempt struct {
 	// Reset is what the attempt's model:start should say: the text of earlier attempts is dropped.
 	// It is false for the first attempt and under PolicyContinue; a host whose model can't continue sets it.
 	Reset bool
+	// Due is when the next attempt may begin, for Release: zero is at once. Set it before.
+	Due time.Time
 	// Prefix is the text so far that an attempt without Reset goes on from.
 	Prefix string
 
@@ -163,12 +166,16 @@ func (a *Attempt) Release(ctx context.Context, next State) (Ticket, error) {
 	if next != StateQueued && next != StateWaiting {
 		return Ticket{}, fmt.Errorf("release job %s: %w: into state %q", a.Job.ID, errEncode, next)
 	}
+	due := ""
+	if !a.Due.IsZero() {
+		due = strconv.FormatInt(a.Due.UnixMilli(), 10)
+	}
 	for range maxTries {
 		if err := a.Append(ctx); err != nil {
 			return Ticket{}, err
 		}
 		n, err := releaseScript.Run(ctx, a.s.rdb, []string{metaKey(a.Job.ID)},
-			a.Number, a.s.holder, string(next), a.s.o.TTL.Milliseconds()).Int64()
+			a.Number, a.s.holder, string(next), a.s.o.TTL.Milliseconds(), due).Int64()
 		if err != nil {
 			return Ticket{}, fmt.Errorf("release job %s: %w", a.Job.ID, err)
 		}

@@ -116,6 +116,9 @@ func (s *Store) runBegin(ctx context.Context, t Ticket, host string) (reply []an
 func (s *Store) index(ctx context.Context, c redis.Cmdable, t Ticket, host string) (added *redis.IntCmd) {
 	added = c.SAdd(ctx, hostJobsKey(host), t.TaskID())
 	c.PExpire(ctx, hostJobsKey(host), s.o.TTL)
+	if t.Attempt > 1 {
+		s.open(ctx, c, t.Job) // one that had ended, or that Redis had lost, is open again
+	}
 	return added
 }
 

@@ -3,6 +3,8 @@ package job
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"hash/crc32"
+	"strconv"
 )
 
 // All Redis keys and channels of this package. The keys of one job carry the hash tag {job:<id>}, so that they
@@ -37,6 +39,18 @@ func ownerTag(owner string) string {
 	sum := sha256.Sum256([]byte(owner))
 	return hex.EncodeToString(sum[:12])
 }
+
+// openKey: zset, job id -> Unix time in ms at which to look whether the job still has a ticket. One of openShards, by
+// the id. Entries are deleted by whoever looks and finds that the job has ended; the key expires Options.TTL after the
+// last entry.
+func openKey(id string) string { return openShardKey(int(crc32.ChecksumIEEE([]byte(id)) % openShards)) }
+
+func openShardKey(shard int) string { return "{sluice:open:" + strconv.Itoa(shard) + "}" }
+
+const openShards = 4
+
+// taskKey: hash, asynq's own. It is there while asynq knows the task, in whatever state.
+func taskKey(queue, task string) string { return "asynq:{" + queue + "}:t:" + task }
 
 // pendingKey: list, asynq's own. The ids of the tasks that wait for a host; the next one is at the right end.
 func pendingKey(queue string) string { return "asynq:{" + queue + "}:pending" }

@@ -31,6 +31,9 @@ type Store struct {
 
 	mu   sync.Mutex
 	held map[Ticket]struct{} // attempts begun here and not ended yet
+
+	look    int                  // shard of open jobs to look at next; of Orphans alone
+	missing map[Ticket]time.Time // tickets that a look did not find; of Orphans alone
 }
 
 // NewStore returns a Store on rdb: single, Sentinel, Cluster, or miniredis; the client itself, not one wrapped in
@@ -48,7 +51,7 @@ func NewStore(rdb redis.UniversalClient, o Options) *Store {
 	if o.MaxBacklog <= 0 {
 		o.MaxBacklog = 4 << 20
 	}
-	return &Store{rdb: rdb, o: o, holder: NewID(), held: make(map[Ticket]struct{})}
+	return &Store{rdb: rdb, o: o, holder: NewID(), held: make(map[Ticket]struct{}), missing: make(map[Ticket]time.Time)}
 }
 
 // Create accepts a job: it writes the record and makes it known to the owner's tabs (job:started on
@@ -74,8 +77,21 @@ func (s *Store) Create(ctx context.Context, j Job) (st Status, created bool, err
 	if err != nil {
 		return Status{}, false, err
 	}
-	r, err := createScript.Run(ctx, s.rdb, []string{metaKey(j.ID)},
-		j.User, j.Tenant, req, j.Policy, j.Priority, s.o.TTL.Milliseconds(), UserChannel(Owner(j.Tenant, j.User)), frame).Slice()
+	keys, args := []string{metaKey(j.ID)}, []any{j.User, j.Tenant, req, j.Policy, j.Priority, s.o.TTL.Milliseconds(),
+		UserChannel(Owner(j.Tenant, j.User)), frame}
+	var cmd *redis.Cmd
+	_, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		s.open(ctx, p, j.ID)
+		cmd = createScript.EvalSha(ctx, p, keys, args...)
+		return nil
+	})
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd, err = createScript.Eval(ctx, s.rdb, keys, args...), nil
+	}
+	if err != nil {
+		return Status{}, false, fmt.Errorf("create job %s: %w", j.ID, err)
+	}
+	r, err := cmd.Slice()
 	if err != nil {
 		return Status{}, false, fmt.Errorf("create job %s: %w", j.ID, err)
 	}
