@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -24,7 +25,9 @@ import (
 //   - while a namespace's middleware ponders, the packets behind it wait.
 //
 // Not run is middleware of single sockets (socket.Use); namespaces' (io.Use) is,
-// and so is socket.OnAny. Bind is called once, before Run.
+// and so is socket.OnAny. Listeners of "connect", which is "connection" by another
+// name, and callbacks of socket.Timeout are called by the library in goroutines of
+// its own: a panic there ends the process. Bind is called once, before Run.
 func (s *Server) Bind(io *socket.Server) {
 	b := &binding{srv: s, io: io}
 	b.engine = newEngineView(s)
@@ -334,16 +337,17 @@ func (b *binding) answering(l *link, packet []byte) {
 	}
 }
 
-// watch makes sure that onConnect is a listener of the namespace, and
-// onConnection the last: between the library's answer to CONNECT and its first
-// listener this is the only place where the namespace's name is known.
+// watch makes sure that onConnect is a listener of the namespace: between the
+// library's answer to CONNECT and its first listener this is the only place where
+// the namespace's name is known.
 func (b *binding) watch(n socket.Namespace) {
 	if connect := events.Listener(b.onConnect); !has(n.Listeners("connect"), connect) {
 		n.On("connect", connect)
 	}
 }
 
-// onConnect runs before the listeners of "connection" do.
+// onConnect calls the listeners of "connection", in the library's place: it would
+// call them next, in this goroutine of its own, where a panic ends the process.
 func (b *binding) onConnect(args ...any) {
 	s, l := socketOf(args)
 	if l == nil {
@@ -357,24 +361,16 @@ func (b *binding) onConnect(args ...any) {
 	}
 	l.sockets.Unlock()
 	s.On("disconnect", func(...any) { l.left(s) })
-	n := s.Nsp()
-	last := events.Listener(b.onConnection)
-	if all := n.Listeners("connection"); len(all) == 0 || !same(all[len(all)-1], last) {
-		n.On("connection", last)
-		if has(all, last) { // an earlier one: the application has added listeners since
-			n.EventEmitter().RemoveListener("connection", last)
-		}
+	for _, listener := range s.Nsp().Listeners("connection") {
+		l.conn.guard(func() { listener(args...) })
 	}
+	l.conn.guard(func() { b.connected(s, l) })
+	runtime.Goexit() // what is left is to call them again
 }
 
-// onConnection runs after the other listeners of "connection": the next packet
-// may be delivered. A client that went away during its authentication has left
-// the library a socket that nobody would ever disconnect.
-func (b *binding) onConnection(args ...any) {
-	s, l := socketOf(args)
-	if l == nil {
-		return
-	}
+// connected lets the next packet be delivered. A client that went away during its
+// authentication has left the library a socket that nobody would ever disconnect.
+func (b *binding) connected(s *socket.Socket, l *link) {
 	l.forgetRequest()
 	l.sockets.Lock()
 	closed := l.sockets.closed

@@ -388,6 +388,36 @@ func TestPanicInListener(t *testing.T) {
 	q.expect(`42["message-back",1]`)
 }
 
+// A panic in a listener of "connection" costs the connection; the other listeners
+// are called all the same, once.
+func TestPanicInConnection(t *testing.T) {
+	r := start(t, Options{})
+	var bad atomic.Bool
+	bad.Store(true)
+	r.io.On("connection", func(...any) {
+		if bad.Load() {
+			panic("on-purpose")
+		}
+	})
+	var calls atomic.Int64
+	r.io.On("connection", func(...any) { calls.Add(1) })
+	reasons := r.reasons()
+	p := r.dial("")
+	p.send("40", `42["message",1]`)
+	p.expectClosed()
+	if got := <-reasons; got != ReasonHandler {
+		t.Errorf("reason %q", got)
+	}
+	r.await("the connection to end", func() bool { return r.srv.Len() == 0 && r.io.Sockets().Sockets().Len() == 0 })
+	bad.Store(false)
+	q := r.join()
+	q.send(`42["message",1]`)
+	q.expect(`42["message-back",1]`)
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d calls for 2 connections", n)
+	}
+}
+
 // The last words before a disconnect arrive, and the client learns who hung up.
 func TestDisconnectByServer(t *testing.T) {
 	r := start(t, Options{})
