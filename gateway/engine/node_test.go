@@ -31,10 +31,16 @@ func requireNode(t *testing.T, dir string) {
 	t.Skip(why)
 }
 
-// TestNodeClient runs the npm client over each transport, with an upgrade going
-// on while events flow both ways.
+// TestNodeClient runs the npm client, of today and as old as speaks this protocol,
+// over each transport, with an upgrade going on while events flow both ways.
 func TestNodeClient(t *testing.T) {
 	requireNode(t, "testdata/client")
+	for _, client := range []string{"socket.io-client", "socket.io-client-4.0", "socket.io-client-3.1", "socket.io-client-3.0"} {
+		t.Run(client, func(t *testing.T) { nodeClient(t, client) })
+	}
+}
+
+func nodeClient(t *testing.T, client string) {
 	check := baseline(t)
 	r := start(t, Options{PingInterval: 200 * time.Millisecond})
 	r.io.On("connection", func(args ...any) {
@@ -69,7 +75,7 @@ func TestNodeClient(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "node", "smoke.mjs", r.http.URL)
+	cmd := exec.CommandContext(ctx, "node", "smoke.mjs", r.http.URL, client)
 	cmd.Dir = "testdata/client"
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
