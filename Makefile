@@ -12,7 +12,7 @@ MANIFESTS := plugins/echo/native.yaml plugins/echo/sandbox.yaml plugins/openai/s
 # Packages whose tests compile WebAssembly, or start the built binary, are run
 # without the race detector: it makes the compiler of guests much slower and
 # can't see into them.
-HEAVY := github.com/sluicehq/sluice$$|/host/sandbox|/plugins/|/sdk/sdktest|/examples/
+HEAVY := github.com/sluicehq/sluice$$|/host/sandbox|/plugins/|/sdk/sdktest|/examples/|/bench/
 
 .PHONY: help
 help: ## what can be made
