@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"sync/atomic"
 )
 
 // Msg is one outbound packet, encoded once. It is immutable, so that any number
@@ -49,6 +50,29 @@ func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
 		b = append(append(b, ','), a...)
 	}
 	return &Msg{frame: append(b, ']'), head: head}
+}
+
+// Events encodes events for many connections: asked for the same one again, it
+// returns the message it has made. The zero value is usable, and safe for
+// concurrent use.
+type Events struct{ last atomic.Pointer[encoded] }
+
+type encoded struct {
+	namespace, name string
+	arg             json.RawMessage
+	msg             *Msg
+}
+
+// New is NewEvent with one argument, whose memory must not change any more: it is
+// by this memory that the event of the last call is known again.
+func (e *Events) New(namespace, name string, arg json.RawMessage) *Msg {
+	last := e.last.Load()
+	if last != nil && len(arg) > 0 && len(last.arg) == len(arg) && &last.arg[0] == &arg[0] && last.name == name && last.namespace == namespace {
+		return last.msg
+	}
+	fresh := &encoded{namespace, name, arg, NewEvent(namespace, name, arg)}
+	e.last.Store(fresh)
+	return fresh.msg
 }
 
 // plain says that a string needs no escaping in JSON.
