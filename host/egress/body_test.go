@@ -310,7 +310,7 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte("x"+key+"y"), uint8(1))
 	f.Add([]byte(key[:10]+key+key[3:]), uint8(7))
 	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte(key))), uint8(3))
-	red := newRedactor(map[string]secret{"KEY": {value: key}, "OTHER": {value: "0123456789abc"}})
+	red := newRedactor(map[string]secret{"KEY": {value: key}, "OTHER": {value: "0123456789abc"}}, nil)
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		src := io.Reader(&stepReader{data: bytes.Clone(data), step: int(size)%40 + 1})
 		out, err := io.ReadAll(iotest.OneByteReader(red.reader(src)))

@@ -35,7 +35,7 @@ secrets: [{name: KEY, origins: ["https://api.acme.test"], header: Authorization}
 	f.Add("https://api.acme.test:443@evil.test", "Host", "evil")
 	f.Add("https://api.acme.test/%0d%0aHost:x", "X-A\r\n", "\r\n")
 	f.Fuzz(func(t *testing.T, url, name, value string) {
-		req, err := g.request(t.Context(), &Request{Method: "GET", URL: url, Header: http.Header{name: {value}}})
+		req, err := g.request(t.Context(), &Request{Method: "GET", URL: url, Header: http.Header{name: {value}}}, g.vault.keys())
 		if err != nil {
 			return
 		}

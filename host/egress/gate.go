@@ -67,8 +67,7 @@ type Gate struct {
 	allow     []manifest.Origin
 	private   map[string]bool
 	limits    manifest.Limits
-	secrets   map[string]secret
-	redact    *redactor
+	vault     *vault
 	resolver  Resolver
 	transport *http.Transport
 	logRate   *rate.Limiter
@@ -105,13 +104,14 @@ func New(m *manifest.Manifest, o Options) (*Gate, error) {
 	if o.Audit == nil {
 		o.Audit = func(Refusal) {}
 	}
-	secrets, err := resolveSecrets(m.Secrets, o.LookupEnv)
+	log := o.Log.With("provider", m.Name)
+	vault, err := newVault(m.Secrets, o.LookupEnv, log)
 	if err != nil {
 		return nil, fmt.Errorf("plugin %s: %w", m.Name, err)
 	}
 	g := &Gate{
-		plugin: m.Name, log: o.Log.With("provider", m.Name), audit: o.Audit, allow: m.Egress, limits: m.Limits,
-		private: map[string]bool{}, secrets: secrets, redact: newRedactor(secrets), resolver: o.Resolver,
+		plugin: m.Name, log: log, audit: o.Audit, allow: m.Egress, limits: m.Limits,
+		private: map[string]bool{}, vault: vault, resolver: o.Resolver,
 		logRate: rate.NewLimiter(1, 20),
 	}
 	for _, name := range m.AllowPrivate {
@@ -143,13 +143,26 @@ func (g *Gate) Refused() int64 { return g.refused.Load() }
 // through the gate. Cancelling ctx closes the upstream connection, or resets
 // its stream, at any time up to the end of the body.
 func (g *Gate) Do(ctx context.Context, r *Request) (*Response, error) {
-	req, err := g.request(ctx, r)
+	k := g.vault.keys()
+	again := *r
+	replays := r.Body == nil
+	if body, ok := r.Body.(*bytes.Reader); ok {
+		start := *body // r.Body may be read from until long after the response
+		again.Body, replays = &start, true
+	}
+	resp, err := g.send(ctx, r, k)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := g.transport.RoundTrip(req)
-	if err != nil {
-		return nil, g.failure(ctx, r, err)
+	if refuses(resp.StatusCode) && g.usesSecret(r) {
+		// The credentials may have been changed meanwhile. A request that can be
+		// sent once more is, so that nobody notices.
+		if fresh, changed := g.vault.refused(k); changed && replays {
+			resp.Body.Close()
+			if resp, err = g.send(ctx, &again, fresh); err != nil {
+				return nil, err
+			}
+		}
 	}
 	body, err := decodeBody(resp)
 	if err != nil {
@@ -161,13 +174,46 @@ func (g *Gate) Do(ctx context.Context, r *Request) (*Response, error) {
 		Header: g.responseHeader(resp.Header),
 		Body: &bodyReader{
 			ctx: ctx, closer: resp.Body, left: g.limits.ResponseBody, limit: g.limits.ResponseBody,
-			src: g.redact.reader(body),
+			src: g.redactor().reader(body),
 		},
 	}, nil
 }
 
+// send makes one try, with the secrets given.
+func (g *Gate) send(ctx context.Context, r *Request, k *keys) (*http.Response, error) {
+	req, err := g.request(ctx, r, k)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := g.transport.RoundTrip(req)
+	if err != nil {
+		return nil, g.failure(ctx, r, err)
+	}
+	return resp, nil
+}
+
+// refuses tells the statuses that speak of credentials.
+func refuses(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// usesSecret reports whether a request names a secret.
+func (g *Gate) usesSecret(r *Request) bool {
+	for _, values := range r.Header {
+		for _, v := range values {
+			if strings.Contains(v, secretOpen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// redactor takes out the secrets in force, and those before them.
+func (g *Gate) redactor() *redactor { return g.vault.current.Load().redact }
+
 // request checks everything that can be checked before dialling.
-func (g *Gate) request(ctx context.Context, r *Request) (*http.Request, error) {
+func (g *Gate) request(ctx context.Context, r *Request, k *keys) (*http.Request, error) {
 	if len(r.URL) > maxURL {
 		return nil, g.refuse(r, nil, sdk.Invalid, sdk.Plugin, "the URL is longer than 8 KiB")
 	}
@@ -185,7 +231,7 @@ func (g *Gate) request(ctx context.Context, r *Request) (*http.Request, error) {
 	if !covered(g.allow, origin) {
 		return nil, g.refuse(r, u, sdk.Denied, sdk.Plugin, origin.String()+" is not among the origins of its manifest")
 	}
-	header, err := g.requestHeader(r, u, origin)
+	header, err := g.requestHeader(r, u, origin, k)
 	if err != nil {
 		return nil, err
 	}
@@ -228,9 +274,9 @@ func covered(list []manifest.Origin, o manifest.Origin) bool {
 // refuse records a refusal and makes its error.
 func (g *Gate) refuse(r *Request, u *url.URL, kind sdk.Kind, fault sdk.Fault, reason string) error {
 	g.refused.Add(1)
-	ref := Refusal{Plugin: g.plugin, Method: clip(r.Method), Reason: g.redact.text(reason)}
+	ref := Refusal{Plugin: g.plugin, Method: clip(r.Method), Reason: g.redactor().text(reason)}
 	if u != nil {
-		ref.Target = g.redact.text(clip(u.Scheme + "://" + u.Host + u.EscapedPath()))
+		ref.Target = g.redactor().text(clip(u.Scheme + "://" + u.Host + u.EscapedPath()))
 	}
 	g.audit(ref)
 	if g.logRate.Allow() {
@@ -253,7 +299,7 @@ func (g *Gate) failure(ctx context.Context, r *Request, err error) error {
 	if e := contextError(ctx); e != nil {
 		return e
 	}
-	return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: " + g.redact.text(clip(err.Error()))}
+	return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: " + g.redactor().text(clip(err.Error()))}
 }
 
 func contextError(ctx context.Context) error {

@@ -32,8 +32,11 @@ var hopByHop = []string{
 	"Transfer-Encoding", "Upgrade", "Content-Length", "Content-Encoding", "Alt-Svc", ErrorHeader,
 }
 
+// secretOpen begins the place of a secret in a header value; a brace ends it.
+const secretOpen = "${secret:"
+
 // requestHeader checks a plugin's header fields and puts the secrets in.
-func (g *Gate) requestHeader(r *Request, u *url.URL, origin manifest.Origin) (http.Header, error) {
+func (g *Gate) requestHeader(r *Request, u *url.URL, origin manifest.Origin, k *keys) (http.Header, error) {
 	out := http.Header{}
 	size := 0
 	for name, values := range r.Header {
@@ -50,7 +53,7 @@ func (g *Gate) requestHeader(r *Request, u *url.URL, origin manifest.Origin) (ht
 		}
 		for _, v := range values {
 			size += len(name) + len(v)
-			v, send, err := g.substitute(r, u, origin, canonical, v)
+			v, send, err := g.substitute(r, u, origin, canonical, v, k)
 			if err != nil {
 				return nil, err
 			}
@@ -73,14 +76,13 @@ func (g *Gate) requestHeader(r *Request, u *url.URL, origin manifest.Origin) (ht
 
 // substitute replaces ${secret:NAME}. It says not to send the header when an
 // optional secret has no value.
-func (g *Gate) substitute(r *Request, u *url.URL, origin manifest.Origin, header, v string) (string, bool, error) {
-	const open = "${secret:"
-	if !strings.Contains(v, open) {
+func (g *Gate) substitute(r *Request, u *url.URL, origin manifest.Origin, header, v string, k *keys) (string, bool, error) {
+	if !strings.Contains(v, secretOpen) {
 		return v, true, nil
 	}
 	var b strings.Builder
 	for {
-		before, rest, ok := strings.Cut(v, open)
+		before, rest, ok := strings.Cut(v, secretOpen)
 		b.WriteString(before)
 		if !ok {
 			return b.String(), true, nil
@@ -89,7 +91,7 @@ func (g *Gate) substitute(r *Request, u *url.URL, origin manifest.Origin, header
 		if !ok {
 			return "", false, g.refuse(r, u, sdk.Denied, sdk.Plugin, "header "+header+" holds an unfinished ${secret:")
 		}
-		s, known := g.secrets[name]
+		s, known := k.byName[name]
 		if !known {
 			return "", false, g.refuse(r, u, sdk.Denied, sdk.Plugin, fmt.Sprintf("secret %q is not in its manifest", clip(name)))
 		}
@@ -115,12 +117,13 @@ func (g *Gate) responseHeader(h http.Header) http.Header {
 	for _, name := range hopByHop {
 		drop[name] = true
 	}
+	redact := g.redactor()
 	for name, values := range h {
 		if drop[name] {
 			continue
 		}
 		for _, v := range values {
-			out.Add(g.redact.text(name), g.redact.text(v))
+			out.Add(redact.text(name), redact.text(v))
 		}
 	}
 	return out

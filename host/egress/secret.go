@@ -8,11 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/url"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/host/manifest"
@@ -31,6 +34,112 @@ type secret struct {
 	value   string
 	origins []manifest.Origin
 	header  string
+}
+
+// How often references are read again: when the credentials were refused, and
+// without a reason. A refusal isn't one if they were read just before.
+const (
+	rereadAfter    = 5 * time.Minute
+	rereadRefused  = 2 * time.Second
+	keptInRedactor = 8 // values that a secret had before, which may still be echoed
+)
+
+// vault holds the secrets of one plugin and reads them again when they may have
+// changed: a file that was replaced, a command that has something else to say.
+// It is safe for concurrent use.
+type vault struct {
+	list    []manifest.Secret
+	lookup  func(string) (string, bool)
+	log     *slog.Logger
+	now     func() time.Time
+	current atomic.Pointer[keys]
+
+	mu      sync.Mutex // one reads
+	read    time.Time  // when that was last; guarded by mu
+	past    []string
+	changes bool // whether there is a reference whose value can change
+}
+
+// keys are the secrets at one time.
+type keys struct {
+	byName map[string]secret
+	redact *redactor
+	read   time.Time
+}
+
+func newVault(list []manifest.Secret, lookup func(string) (string, bool), log *slog.Logger) (*vault, error) {
+	v := &vault{list: list, lookup: lookup, log: log, now: time.Now}
+	for _, s := range list {
+		kind, _, _ := strings.Cut(s.From, ":")
+		v.changes = v.changes || kind == "file" || kind == "cmd"
+	}
+	secrets, err := resolveSecrets(list, lookup)
+	if err != nil {
+		return nil, err
+	}
+	v.set(secrets)
+	return v, nil
+}
+
+func (v *vault) set(secrets map[string]secret) {
+	v.read = v.now()
+	v.current.Store(&keys{byName: secrets, redact: newRedactor(secrets, v.past), read: v.read})
+}
+
+// keys are the secrets in force. When they are old, one of those that ask reads
+// them again; the others don't wait for it.
+func (v *vault) keys() *keys {
+	k := v.current.Load()
+	if v.changes && v.now().Sub(k.read) > rereadAfter && v.mu.TryLock() {
+		defer v.mu.Unlock()
+		v.reread()
+		return v.current.Load()
+	}
+	return k
+}
+
+// refused is told that an upstream didn't like used. It returns the secrets in
+// force and whether they are others, so that it is worth to ask again.
+func (v *vault) refused(used *keys) (*keys, bool) {
+	if !v.changes {
+		return used, false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.current.Load() == used && v.now().Sub(v.read) > rereadRefused {
+		v.reread()
+	}
+	k := v.current.Load()
+	return k, !k.same(used)
+}
+
+// reread reads the references. What can't be read keeps its value, as it is
+// better than none. v.mu is held.
+func (v *vault) reread() {
+	old := v.current.Load()
+	secrets, err := resolveSecrets(v.list, v.lookup)
+	if err != nil {
+		v.log.Warn("secrets can't be read again, the old ones stay", "error", err)
+		v.set(old.byName)
+		return
+	}
+	for name, s := range old.byName {
+		if now := secrets[name].value; s.value != now && s.value != "" {
+			v.log.Info("secret has changed", "secret", name)
+			v.past = append(v.past, s.value)
+		}
+	}
+	v.past = v.past[max(0, len(v.past)-keptInRedactor):]
+	v.set(secrets)
+}
+
+func (k *keys) same(other *keys) bool {
+	for name, s := range k.byName {
+		if other.byName[name].value != s.value {
+			return false
+		}
+	}
+	return true
 }
 
 func resolveSecrets(list []manifest.Secret, lookup func(string) (string, bool)) (map[string]secret, error) {
@@ -128,27 +237,32 @@ type redactor struct {
 	keep  int      // longest word less one: how much of a stream's tail may have to wait
 }
 
-func newRedactor(secrets map[string]secret) *redactor {
+// newRedactor looks for the secrets and for values of the past.
+func newRedactor(secrets map[string]secret, past []string) *redactor {
 	r := &redactor{}
 	add := func(s string) {
 		if len(s) >= shortest && !slices.ContainsFunc(r.words, func(w []byte) bool { return string(w) == s }) {
 			r.words = append(r.words, []byte(s))
 		}
 	}
+	values := slices.Clone(past)
 	for _, s := range secrets {
-		add(s.value)
-		if len(s.value) < shortest {
+		values = append(values, s.value)
+	}
+	for _, v := range values {
+		if len(v) < shortest {
 			continue
 		}
-		if b, err := json.Marshal(s.value); err == nil {
+		add(v)
+		if b, err := json.Marshal(v); err == nil {
 			add(string(b[1 : len(b)-1]))
 		}
-		add(url.QueryEscape(s.value))
-		add(url.PathEscape(s.value))
-		add(base64.StdEncoding.EncodeToString([]byte(s.value)))
-		add(base64.RawStdEncoding.EncodeToString([]byte(s.value)))
-		add(base64.RawURLEncoding.EncodeToString([]byte(s.value)))
-		add(hex.EncodeToString([]byte(s.value)))
+		add(url.QueryEscape(v))
+		add(url.PathEscape(v))
+		add(base64.StdEncoding.EncodeToString([]byte(v)))
+		add(base64.RawStdEncoding.EncodeToString([]byte(v)))
+		add(base64.RawURLEncoding.EncodeToString([]byte(v)))
+		add(hex.EncodeToString([]byte(v)))
 	}
 	slices.SortFunc(r.words, func(a, b []byte) int { return len(b) - len(a) })
 	if len(r.words) > 0 {
