@@ -82,7 +82,9 @@ func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provi
 			log.Error("plugin folder can't be read", "dir", root, "error", err)
 		}
 	}
-	c.look(ctx, true)
+	if !c.look(ctx, true) {
+		c.routes.set(c.inService())
+	}
 	known := map[string]bool{}
 	for _, p := range embedded {
 		known[p.Name] = true
