@@ -37,6 +37,7 @@ type socketServer struct {
 	core   *core
 	io     *socket.Server
 	engine *engine.Server
+	events engine.Events // encoded once, however many watch a job
 }
 
 func newSocketServer(c *core) *socketServer {
@@ -115,7 +116,7 @@ func (s *socketServer) connected(sock *socket.Socket) {
 		sock.Disconnect(true)
 		return
 	}
-	session := s.core.open(who, &peer{sock: sock, conn: conn})
+	session := s.core.open(who, &peer{sock: sock, conn: conn, events: &s.events})
 	if session == nil {
 		return
 	}
@@ -185,14 +186,15 @@ func holdsBytes(v any) bool {
 
 // peer is the wire of one session.
 type peer struct {
-	sock *socket.Socket
-	conn *engine.Conn
+	sock   *socket.Socket
+	conn   *engine.Conn
+	events *engine.Events
 }
 
 func (p *peer) ID() string { return string(p.sock.Id()) }
 
 func (p *peer) Send(event string, data []byte) bool {
-	return p.conn.Send(engine.NewEvent("/", event, data)) == nil
+	return p.conn.Send(p.events.New("/", event, data)) == nil
 }
 
 func (p *peer) Buffered() int { return p.conn.Buffered() }
