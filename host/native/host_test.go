@@ -24,6 +24,7 @@ import (
 const (
 	hostDir   = "SLUICE_TEST_HOST_DIR"
 	hostStore = "SLUICE_TEST_HOST_STORE"
+	hostBox   = "SLUICE_TEST_HOST_BOX" // set: the tightest there is
 )
 
 // TestHostToBeKilled is no test of its own: TestKilledHostLeavesNothing runs it in a process.
@@ -34,6 +35,9 @@ func TestHostToBeKilled(t *testing.T) {
 	}
 	m, o := self(t, "")
 	o.Log, o.RunDir, o.CacheDir = slog.New(slog.DiscardHandler), dir, os.Getenv(hostStore)
+	if os.Getenv(hostBox) != "" {
+		o.Box = nil
+	}
 	p, err := Start(context.Background(), m, o)
 	if err != nil {
 		t.Fatal(err)
@@ -43,9 +47,14 @@ func TestHostToBeKilled(t *testing.T) {
 }
 
 func TestKilledHostLeavesNothing(t *testing.T) {
+	t.Run("in a box without namespaces", func(t *testing.T) { killHost(t, "") })
+	t.Run("in the tightest box", func(t *testing.T) { killHost(t, hostBox+"=tightest") })
+}
+
+func killHost(t *testing.T, env string) {
 	dir := options(t).RunDir
 	cmd := exec.Command(os.Args[0], "-test.run=^TestHostToBeKilled$", "-test.v")
-	cmd.Env = append(os.Environ(), hostDir+"="+dir, hostStore+"="+storeDir)
+	cmd.Env = append(os.Environ(), hostDir+"="+dir, hostStore+"="+storeDir, env)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
