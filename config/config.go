@@ -140,7 +140,7 @@ type Plugin struct {
 	Settings map[string]any `koanf:"settings" help:"what the plugin itself is told, as its manifest describes"`
 	// Secrets maps the names of the manifest to values; the host puts them into
 	// outgoing headers.
-	Secrets map[string]Secret `koanf:"secrets" help:"secrets by the manifest's names; env:NAME and file:PATH read one from elsewhere"`
+	Secrets map[string]Secret `koanf:"secrets" help:"secrets by the manifest's names; env:NAME, file:PATH and cmd:PROGRAM read one from elsewhere"`
 	// Egress narrows the manifest's list of origins; empty leaves it as it is.
 	Egress []string `koanf:"egress" help:"origins it may reach, out of those its manifest names; empty is all of them"`
 	// AllowPrivate names hosts or host:port pairs that may be private or loopback addresses.
@@ -152,12 +152,16 @@ type Plugin struct {
 
 // PluginLimits tightens the manifest's limits; zero leaves the manifest's.
 type PluginLimits struct {
-	Memory      Size          `koanf:"memory" help:"memory of one guest instance, or of the plugin process"`
-	Concurrency int           `koanf:"concurrency" help:"generations at the same time"`
-	FirstToken  time.Duration `koanf:"first_token" help:"longest wait for the first chunk"`
-	Idle        time.Duration `koanf:"idle" help:"longest silence between chunks"`
-	Total       time.Duration `koanf:"total" help:"longest generation"`
-	Output      Size          `koanf:"output" help:"longest answer"`
+	Memory       Size          `koanf:"memory" help:"memory of one guest instance, or of the plugin process"`
+	Concurrency  int           `koanf:"concurrency" help:"generations at the same time"`
+	CPU          time.Duration `koanf:"cpu" help:"processor time of one generation in the sandbox"`
+	FirstToken   time.Duration `koanf:"first_token" help:"longest wait for the first chunk"`
+	Idle         time.Duration `koanf:"idle" help:"longest silence between chunks"`
+	Total        time.Duration `koanf:"total" help:"longest generation"`
+	Output       Size          `koanf:"output" help:"longest answer"`
+	OpenRequests int           `koanf:"open_requests" help:"HTTP requests of one generation in the sandbox at the same time"`
+	RequestBody  Size          `koanf:"request_body" help:"longest HTTP request"`
+	ResponseBody Size          `koanf:"response_body" help:"longest HTTP response"`
 }
 
 // Default is the configuration of a fresh install: everything on loopback, on

@@ -105,11 +105,11 @@ plugins:
   dirs: [/opt/plugins]
   config:
     open-ai:
-      secrets: {OPENAI_API_KEY: "env:KEY", other: "file:`+secret+`", literal: "12345"}
+      secrets: {OPENAI_API_KEY: "env:KEY", other: "file:`+secret+`", told: "cmd:cat `+secret+`", literal: "12345"}
       settings: {base_url: "https://example.com", "dotted.name": {deep: [1, 2]}}
       egress: ["https://api.example.com"]
       allow_private: ["localhost:8080"]
-      limits: {memory: 64MiB, total: 5m}
+      limits: {memory: 64MiB, total: 5m, cpu: 10s, open_requests: 2, request_body: 1MiB, response_body: 2MiB}
     echo: {disabled: true}
 `)
 	c, err := Load(Sources{File: path, Environ: []string{
@@ -123,7 +123,8 @@ plugins:
 	want := map[string]Plugin{
 		"open-ai": {
 			Secrets: map[string]Secret{
-				"OPENAI_API_KEY": NewSecret("from the environment"), "other": NewSecret("from a file"),
+				"OPENAI_API_KEY": {"from the environment", "env:KEY"}, "other": {"from a file", "file:" + secret},
+				"told":    {"from a file", "cmd:cat " + secret},
 				"literal": NewSecret("12345"), "Extra": NewSecret("more"),
 			},
 			Settings: map[string]any{
@@ -131,7 +132,7 @@ plugins:
 			},
 			Egress:       []string{"https://api.example.com"},
 			AllowPrivate: []string{"localhost:8080"},
-			Limits:       PluginLimits{Memory: 64 * MiB, Total: 5 * time.Minute},
+			Limits:       PluginLimits{Memory: 64 * MiB, Total: 5 * time.Minute, CPU: 10 * time.Second, OpenRequests: 2, RequestBody: MiB, ResponseBody: 2 * MiB},
 		},
 		"echo": {Disabled: true},
 	}
@@ -157,9 +158,14 @@ func TestBadFiles(t *testing.T) {
 		{"size", "gateway:\n  limits:\n    query: 4 apples\n", []string{`FILE:3: gateway.limits.query = "4 apples" is not a size`}},
 		{"bool", "gateway:\n  page: yes please\n", []string{`FILE:2: gateway.page = "yes please" is neither true nor false`}},
 		{"int", "host:\n  concurrency: many\n", []string{`FILE:2: host.concurrency = "many" is not a whole number`}},
-		{"number as text", "redis:\n  password: 0123\n", []string{"FILE:2: redis.password is not text; put it in quotes"}},
+		{"number as text", "redis:\n  password: 0123454321\n", []string{"FILE:2: redis.password is not text; put it in quotes"}},
 		{"list", "gateway:\n  origins: {a: b}\n", []string{"FILE:2: gateway.origins", "is not a list"}},
 		{"range", "host:\n  concurrency: 0\n", []string{`FILE:2: host.concurrency = "0" is out of range: 1 to 100000`}},
+		{"a command that fails", "redis:\n  password: cmd:false\n", []string{"FILE:2: redis.password can't be read: command false: exit status 1"}},
+		{"a command that says nothing", "redis:\n  password: cmd:true\n", []string{"redis.password can't be read: command true printed nothing"}},
+		{"no command", "redis:\n  password: 'cmd: '\n", []string{"redis.password can't be read: the command is empty"}},
+		{"limits", "plugins:\n  config:\n    a:\n      limits: {cpu: -1s, open_requests: 9999, request_body: 2GiB, response_body: 100GiB}\n",
+			[]string{"limits.cpu", "limits.open_requests", "limits.request_body", "limits.response_body", "is out of range"}},
 		{"choice", "log:\n  level: loud\n", []string{`FILE:2: log.level = "loud" is not debug, info, warn or error`}},
 		{"address", "gateway:\n  addr: localhost\n", []string{`FILE:2: gateway.addr = "localhost" is not host:port`}},
 		{"public without auth", "gateway:\n  addr: 0.0.0.0:3210\n", []string{"FILE:2: gateway.addr", "gateway.auth.mode is none"}},
@@ -196,7 +202,7 @@ func TestBadFiles(t *testing.T) {
 					t.Errorf("error lacks %q:\n%v", want, err)
 				}
 			}
-			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "0123") {
+			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "0123454321") {
 				t.Errorf("error shows a secret: %v", err)
 			}
 		})

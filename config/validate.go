@@ -197,7 +197,11 @@ func (k check) plugins(p *Plugins) {
 		k.duration(key+".limits.first_token", c.Limits.FirstToken, 0, 24*time.Hour)
 		k.duration(key+".limits.idle", c.Limits.Idle, 0, 24*time.Hour)
 		k.duration(key+".limits.total", c.Limits.Total, 0, 24*time.Hour)
+		k.duration(key+".limits.cpu", c.Limits.CPU, 0, 24*time.Hour)
 		k.size(key+".limits.output", c.Limits.Output, 0, GiB)
+		k.between(key+".limits.open_requests", int64(c.Limits.OpenRequests), 0, 1000)
+		k.size(key+".limits.request_body", c.Limits.RequestBody, 0, GiB)
+		k.size(key+".limits.response_body", c.Limits.ResponseBody, 0, 64*GiB)
 	}
 }
 

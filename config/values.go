@@ -1,14 +1,18 @@
 package config
 
 import (
+	"context"
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Size is a number of bytes, written "4MiB", "512KiB", "10MB" or plain "4096".
@@ -63,13 +67,21 @@ const redacted = "[redacted]"
 
 // Secret is a value that must not be seen. Every way of printing it (fmt, JSON,
 // YAML, slog) shows only whether it is set; Reveal is the one way to its text.
-type Secret struct{ text string }
+type Secret struct {
+	text string
+	ref  string // where it was read from, as written in the configuration
+}
 
 // NewSecret holds text as a secret.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret { return Secret{text: text} }
 
-// Reveal returns the secret itself. Don't log it.
+// Reveal returns the secret itself, as it was when the configuration was
+// loaded. Don't log it.
 func (s Secret) Reveal() string { return s.text }
+
+// Reference is where the secret can be read again: env:NAME, file:PATH or
+// cmd:PROGRAM. It is empty for one that the configuration holds itself.
+func (s Secret) Reference() string { return s.ref }
 
 // IsZero says whether no secret is set.
 func (s Secret) IsZero() bool { return s.text == "" }
@@ -93,25 +105,56 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // MarshalJSON hides the secret from JSON.
 func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(s.String()) }
 
+// secretCommand bounds the program that a secret is read from.
+const secretCommand = 10 * time.Second
+
 // resolveSecret reads a secret as it is written in the configuration:
-// "env:NAME" and "file:PATH" point at it, anything else is the secret itself.
-// Its errors never repeat a literal secret.
+// "env:NAME", "file:PATH" and "cmd:PROGRAM ARGUMENTS" point at it, anything else
+// is the secret itself. Its errors never repeat a literal secret.
 func resolveSecret(text string, getenv func(string) (string, bool)) (Secret, error) {
-	if name, ok := strings.CutPrefix(text, "env:"); ok {
-		value, set := getenv(name)
+	kind, rest, _ := strings.Cut(text, ":")
+	switch kind {
+	case "env":
+		value, set := getenv(rest)
 		if !set || value == "" {
-			return Secret{}, fmt.Errorf("the environment variable %s is not set", name)
+			return Secret{}, fmt.Errorf("the environment variable %s is not set", rest)
 		}
-		return Secret{value}, nil
-	}
-	if path, ok := strings.CutPrefix(text, "file:"); ok {
-		data, err := os.ReadFile(path)
+		return Secret{value, text}, nil
+	case "file":
+		data, err := os.ReadFile(rest)
 		if err != nil {
 			return Secret{}, err
 		}
-		return Secret{strings.TrimRight(string(data), "\r\n")}, nil
+		return Secret{strings.TrimRight(string(data), "\r\n"), text}, nil
+	case "cmd":
+		value, err := printedBy(rest)
+		if err != nil {
+			return Secret{}, err
+		}
+		return Secret{value, text}, nil
 	}
-	return Secret{text}, nil
+	return Secret{text: text}, nil
+}
+
+// printedBy runs a program and its arguments, split at spaces: no shell.
+func printedBy(command string) (string, error) {
+	words := strings.Fields(command)
+	if len(words) == 0 {
+		return "", errors.New("the command is empty")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), secretCommand)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("command %s: %w", words[0], err)
+	}
+	value := strings.TrimSpace(string(out))
+	if value == "" {
+		return "", fmt.Errorf("command %s printed nothing", words[0])
+	}
+	return value, nil
 }
 
 // URL is an address that may hold a password, which no way of printing shows;
