@@ -50,6 +50,7 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 	var st job.Status
 	var created, admitted bool
 	var over error
+	at := time.Now().UnixMilli()
 	err = s.c.persist(ctx, func(ctx context.Context) error {
 		if !admitted {
 			if over = s.admit(ctx, j.ID); over != nil {
@@ -85,7 +86,7 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 	return ans, func() {
 		s.show(j.ID, started, !created)
 		for _, tab := range s.c.hub.of(s.owner) {
-			if tab != s {
+			if tab != s && tab.opened <= at {
 				tab.show(j.ID, started, false)
 			}
 		}
@@ -239,11 +240,16 @@ type queuedProgress struct {
 }
 
 // jobStarted shows a job that another tab of the user began, here or on another
-// gateway. It comes from the tail and must not block.
+// gateway. It comes from the tail and must not block. A tab that was opened after
+// the job was created resumes it if it wants it: the news of it may be late, and
+// to show it from its beginning would double what the tab has.
 func (s *session) jobStarted(started []byte) {
 	var in job.Started
 	if json.Unmarshal(started, &in) != nil || checkJobID(in.JobID) != nil {
 		s.log.Warn("a job's start was made known in a way that can't be read")
+		return
+	}
+	if in.Created != 0 && in.Created < s.opened {
 		return
 	}
 	started = bytes.Clone(started)

@@ -42,6 +42,7 @@ type session struct {
 	box  *outbox
 	log  *slog.Logger
 
+	opened   int64  // Unix ms
 	owner    string // job.Owner, fixed
 	identity atomic.Pointer[identity]
 
@@ -62,7 +63,7 @@ func (s *session) who() identity { return *s.identity.Load() }
 // open begins the session of an admitted socket and greets it. It returns nil
 // when that can't be; then the socket has been told why.
 func (c *core) open(who identity, w wire) *session {
-	s := &session{c: c, owner: who.owner(), wire: w, watches: map[string]*watch{}}
+	s := &session{c: c, opened: time.Now().UnixMilli(), owner: who.owner(), wire: w, watches: map[string]*watch{}}
 	s.identity.Store(&who)
 	s.log = c.log.With("socket", w.ID(), "user", who.User)
 	if who.Tenant != "" {

@@ -369,3 +369,16 @@ func TestCensusIsRemembered(t *testing.T) {
 		}
 	})
 }
+
+// News of a job may reach a gateway late. A tab that was opened in the meantime is
+// not shown the job by it: it may have frames of the job already, and resumes.
+func TestLateNewsOfAJob(t *testing.T) {
+	c := newTestCore(t, memoryRedis(t))
+	w := &fakeWire{}
+	s := c.open(identity{User: anonymous}, w)
+	s.jobStarted(encode(job.Started{JobID: "older", Query: "x", Created: s.opened - 1}))
+	s.jobStarted(encode(job.Started{JobID: "newer", Query: "x", Created: s.opened + 1}))
+	if got := w.of("job:started:v1"); len(got) != 1 || !strings.Contains(string(got[0]), "newer") {
+		t.Errorf("shown: %s", got)
+	}
+}

@@ -39,6 +39,8 @@ type Started struct {
 	JobID string `json:"jobId"`
 	Query string `json:"query"`
 	Model string `json:"model"`
+	// Created is when, in Unix ms: a tab that was opened later asks for the job itself, if it wants it.
+	Created int64 `json:"created,omitempty"`
 }
 
 // Start: an attempt begins. Reset tells the client to drop the text of earlier attempts.

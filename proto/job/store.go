@@ -69,11 +69,12 @@ func (s *Store) Create(ctx context.Context, j Job) (st Status, created bool, err
 	if len(req) > s.o.MaxRequest {
 		return Status{}, false, fmt.Errorf("request of %d bytes, at most %d: %w", len(req), s.o.MaxRequest, ErrTooLarge)
 	}
-	started := &Started{JobID: j.ID, Query: j.Query}
+	now := time.Now().UnixMilli()
+	started := &Started{JobID: j.ID, Query: j.Query, Created: now}
 	if len(j.Models) > 0 {
 		started.Model = j.Models[0]
 	}
-	frame, err := encodeFrame(started, time.Now().UnixMilli())
+	frame, err := encodeFrame(started, now)
 	if err != nil {
 		return Status{}, false, err
 	}

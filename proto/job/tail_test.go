@@ -336,7 +336,7 @@ func TestUserFeedAndLegacy(t *testing.T) {
 		case f := <-user:
 			var e Started
 			must(t, json.Unmarshal(f.Data, &e))
-			if f.Event != EventStarted || f.Seq != 0 || e != (Started{k.Job, "q", "echo"}) {
+			if f.Event != EventStarted || f.Seq != 0 || e != (Started{k.Job, "q", "echo", e.Created}) || e.Created == 0 {
 				t.Fatalf("%s", f.Raw)
 			}
 		case <-time.After(soon):
