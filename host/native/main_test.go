@@ -73,6 +73,12 @@ func (later) GRPCServer(*goplugin.GRPCBroker, *grpc.Server) error { return nil }
 // storeDir is shared by all tests, so that the test binary is stored once.
 var storeDir string
 
+// Of the prompt "paced".
+const (
+	pace        = 5 * time.Millisecond
+	pacedTokens = 400
+)
+
 // misbehave does what the prompt says.
 func misbehave(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 	word, rest, _ := strings.Cut(req.Prompt(), " ")
@@ -134,6 +140,16 @@ func misbehave(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 				return err
 			}
 		}
+	case "paced":
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		for range pacedTokens {
+			<-tick.C
+			if err := emit(sdk.Text("a token of 20 bytes.")); err != nil {
+				return err
+			}
+		}
+		return nil
 	case "cancelled":
 		return sdk.Errorf(sdk.Cancelled, "I don't feel like it")
 	case "fetch":
