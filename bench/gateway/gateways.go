@@ -18,7 +18,7 @@ const (
 	// The phase with clients that don't read: chunks a second for all together,
 	// and the size of the chunks that the slow ones get.
 	slowRate  = 5000
-	slowChunk = 16 << 10
+	slowChunk = 64 << 10
 )
 
 // gateways measures the gateways behind Redis.
