@@ -102,6 +102,7 @@ func newCore(ctx context.Context, o Options, auth authenticator) *core {
 	c.metrics.gauge("sockets", "Sockets connected.", func() int { n, _, _ := c.hub.counts(); return n })
 	c.metrics.gauge("users", "Users with a socket here.", func() int { _, n, _ := c.hub.counts(); return n })
 	c.metrics.gauge("watches", "Jobs watched, each once for every socket.", func() int { _, _, n := c.hub.counts(); return n })
+	c.metrics.gauge("pending_bytes", "Bytes that wait for clients.", c.hub.pending)
 	c.metrics.gauge("waiting_jobs", "Jobs watched here that have not begun.", func() int { return len(c.lobby.waiting()) })
 	if o.Config.Legacy {
 		c.legacy = newForwarder(c.hub, o.Log, c.metrics)
@@ -223,6 +224,9 @@ type lostTicket struct {
 
 // idle takes such tickets from the tail. It must not block.
 func (c *core) idle(next job.Ticket, priority string) {
+	if next.Attempt == 1 && c.lobby.stands(next.Job) { // it is just a long queue
+		return
+	}
 	select {
 	case c.tickets <- lostTicket{next, priority}:
 	default:

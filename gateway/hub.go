@@ -158,6 +158,15 @@ func (h *hub) counts() (sockets, users, watches int) {
 	return len(h.all), len(h.users), watches
 }
 
+// pending is how many bytes wait for all clients together.
+func (h *hub) pending() int {
+	sum := 0
+	for _, s := range h.everybody() {
+		sum += s.wire.Buffered()
+	}
+	return sum
+}
+
 // sockets is the number of sockets of an owner.
 func (h *hub) sockets(owner string) int {
 	h.mu.Lock()

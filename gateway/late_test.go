@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/config"
@@ -133,11 +137,12 @@ func TestStalledReaders(t *testing.T) {
 	}
 	a := host.begin("crowd", 1)
 	piece := strings.Repeat("0123456789abcdef", 256) // 4 KiB
-	for range 60 {
+	const n = 24
+	for range n {
 		host.chunks(a, piece)
 	}
 	host.complete(a)
-	digest := job.Digest(strings.Repeat(piece, 60))
+	digest := job.Digest(strings.Repeat(piece, n))
 	check := func(w *fakeWire) {
 		t.Helper()
 		if got := job.Digest(textOf(t, w.frames())); got != digest {
@@ -164,6 +169,88 @@ func TestStalledReaders(t *testing.T) {
 		check(w)
 		if w.how() != "" {
 			t.Errorf("ended: %s", w.how())
+		}
+	}
+}
+
+// The same with sockets: what waits for those that don't read stays below their
+// limit, and nobody else waits for it.
+func TestStalledSockets(t *testing.T) {
+	rdb := serverRedis(t)
+	host := newHost(t, rdb)
+	conf := testConfig()
+	conf.Limits.Pending = 128 * config.KiB
+	addr, _ := startGateway(t, rdb, conf)
+	reader := connect(t, addr, "")
+	wantOK(t, reader.ask("search:start:v1", `{"query":"x","jobId":"sockets"}`))
+	readers := []*client{reader}
+	for range 7 {
+		c := connect(t, addr, "")
+		wantOK(t, c.ask("job:resume:v1", `{"jobId":"sockets"}`))
+		readers = append(readers, c)
+	}
+	const stalled = 4
+	small := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return nc, nc.(*net.TCPConn).SetReadBuffer(128 << 10)
+	}}}
+	var slow []*websocket.Conn
+	for range stalled {
+		ws, _, err := websocket.Dial(t.Context(), "ws://"+addr+"/socket.io/?EIO=4&transport=websocket", &websocket.DialOptions{HTTPClient: small})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ws.CloseNow() }()
+		ws.SetReadLimit(-1)
+		for _, packet := range []string{"40", `420["job:resume:v1",{"jobId":"sockets"}]`} {
+			if err := ws.Write(t.Context(), websocket.MessageText, []byte(packet)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		slow = append(slow, ws)
+	}
+	eventually(t, "the watches", func() bool { return strings.Contains(scrape(t, addr), "sluice_gateway_watches 12\n") })
+	a := host.begin("sockets", 1)
+	piece := strings.Repeat("0123456789abcdef", 2048) // 32 KiB
+	const n = 60                                      // 1.9 MiB: more than the kernel takes for one who doesn't read
+	for range n {
+		host.chunks(a, piece)
+	}
+	host.complete(a)
+	digest := job.Digest(strings.Repeat(piece, n))
+	for _, c := range readers {
+		if m := c.await("model:complete:v1"); m.field(t, "digest") != digest || job.Digest(textOf(t, c.frames("sockets"))) != digest {
+			t.Error("a client that reads has another text")
+		}
+	}
+	text := scrape(t, addr)
+	_, rest, _ := strings.Cut(text, "\nsluice_gateway_pending_bytes ")
+	line, _, _ := strings.Cut(rest, "\n")
+	if pending, err := strconv.ParseFloat(line, 64); err != nil || pending > stalled*float64(conf.Limits.Pending) {
+		t.Errorf("%s bytes wait", line)
+	}
+	if strings.Contains(text, `slow_clients_total{what="behind"} 0`) {
+		t.Error("nobody was behind")
+	}
+	for _, ws := range slow {
+		var got []string
+		for len(got) == 0 || !strings.HasPrefix(got[len(got)-1], job.EventComplete) {
+			_, b, err := ws.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b[0] != '4' {
+				continue
+			}
+			if m, err := readMessage(b[1:]); err == nil && m.Kind == packetEvent && m.field(t, "seq") != nil {
+				got = append(got, m.Name+" "+string(m.Data))
+			}
+		}
+		if job.Digest(textOf(t, got)) != digest {
+			t.Error("a client that was slow has another text")
 		}
 	}
 }

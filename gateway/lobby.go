@@ -22,8 +22,9 @@ const (
 // lobby holds the watches whose jobs have no frame yet, and tells them where
 // they stand in the queue. Safe for concurrent use.
 type lobby struct {
-	mu   sync.Mutex
-	jobs map[string]map[*watch]bool
+	mu     sync.Mutex
+	jobs   map[string]map[*watch]bool
+	queued map[string]bool // that had a place at the last look
 
 	// Used by one goroutine.
 	seen  map[string]sight
@@ -87,6 +88,13 @@ func (l *lobby) leave(w *watch) {
 	}
 }
 
+// stands reports whether a job's ticket was in the queue at the last look.
+func (l *lobby) stands(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queued[id]
+}
+
 func (l *lobby) waiting() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,6 +126,7 @@ func (c *core) lookAtQueue(ctx context.Context, now time.Time) {
 		}
 		maps.Copy(places, some)
 	}
+	l.found(places)
 	l.measure(places, now)
 	list, sure := c.models.recent()
 	hostless := sure && len(list) == 0
@@ -137,6 +146,17 @@ func (c *core) lookAtQueue(ctx context.Context, now time.Time) {
 			w.waiting(told)
 		}
 	}
+}
+
+// found notes which jobs have a place.
+func (l *lobby) found(places map[string]job.Place) {
+	queued := make(map[string]bool, len(places))
+	for id := range places {
+		queued[id] = true
+	}
+	l.mu.Lock()
+	l.queued = queued
+	l.mu.Unlock()
 }
 
 // measure finds out how far each queue has moved since the last look. Jobs beyond

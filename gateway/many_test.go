@@ -272,6 +272,25 @@ func TestFarewell(t *testing.T) {
 	c.farewell(ctx, nil)
 }
 
+// A long queue is no reason to enqueue again what stands in it.
+func TestWaitingTicket(t *testing.T) {
+	c := newCore(t.Context(), Options{Config: testConfig(), Redis: memoryRedis(t), Log: testLog(t)}, openDoor{})
+	c.lobby.found(map[string]job.Place{"stands": {}})
+	c.idle(job.Ticket{Job: "stands", Attempt: 1}, "")
+	if len(c.tickets) != 0 {
+		t.Error("a ticket that is in the queue is enqueued again")
+	}
+	c.idle(job.Ticket{Job: "stands", Attempt: 2}, "")
+	c.lobby.found(nil)
+	c.idle(job.Ticket{Job: "stands", Attempt: 1}, "")
+	if len(c.tickets) != 2 {
+		t.Errorf("%d tickets, want 2", len(c.tickets))
+	}
+	for range 2 * maxLost { // and it never blocks
+		c.idle(job.Ticket{Job: "other", Attempt: 1}, "")
+	}
+}
+
 // Redis can lose a ticket and keep the job: it is enqueued again.
 func TestLostTicket(t *testing.T) {
 	onEachRedis(t, func(t *testing.T, rdb redis.UniversalClient) {

@@ -40,27 +40,39 @@ type outbox struct {
 
 	mu     sync.Mutex // orders what is sent
 	closed bool
+	alone  int // bytes of the last event before which nothing waited
 }
 
 // send queues an event. False means that the socket is closed, or closing now
 // because this was too much.
 func (o *outbox) send(event string, data []byte) bool {
+	ok := o.queue(len(data), func() bool { return o.wire.Send(event, data) })
+	if ok {
+		o.metrics.sent(event, len(data))
+	}
+	return ok
+}
+
+// queue has a message of so many bytes sent, unless it is too much. An event that
+// was alone when it was sent doesn't count, however large it is and however long
+// it takes: what comes after it finds the whole limit.
+func (o *outbox) queue(size int, send func() bool) bool {
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
 		return false
 	}
-	if waiting := o.wire.Buffered(); waiting > 0 && waiting+len(data) > o.limit {
+	switch waiting := o.wire.Buffered(); {
+	case waiting == 0:
+		o.alone = size
+	case waiting+size > o.limit+o.alone:
 		o.closed = true
 		o.mu.Unlock()
 		o.overflow()
 		return false
 	}
-	ok := o.wire.Send(event, data)
+	ok := send()
 	o.mu.Unlock()
-	if ok {
-		o.metrics.sent(event, len(data))
-	}
 	return ok
 }
 

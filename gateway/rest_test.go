@@ -155,6 +155,21 @@ func TestJobByHTTPMethods(t *testing.T) {
 	}
 }
 
+// scrape reads the metrics.
+func scrape(t *testing.T, addr string) string {
+	t.Helper()
+	res, err := http.Get("http://" + addr + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
 func TestMetrics(t *testing.T) {
 	rdb := memoryRedis(t)
 	host := newHost(t, rdb)
@@ -182,16 +197,7 @@ func TestMetrics(t *testing.T) {
 	refused.send("40")
 	refused.find("refusal", func(m message) bool { return m.Kind == packetRefusal })
 
-	res, err := http.Get("http://" + addr + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(body)
+	text := scrape(t, addr)
 	for _, line := range []string{
 		"sluice_gateway_sockets 2", "sluice_gateway_users 1", "sluice_gateway_watches 0", "sluice_gateway_waiting_jobs 0",
 		"sluice_gateway_connections 3", "sluice_gateway_jobs_started_total 1", "sluice_gateway_resumes_total 1",

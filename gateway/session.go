@@ -220,7 +220,10 @@ func (s *session) reply(e event, req request, ans answer, err error) {
 		if ans.Error != nil {
 			s.c.metrics.refused(ans.Error.Code)
 		}
-		e.Ack(encode(ans))
+		data := encode(ans)
+		if !s.box.queue(len(data), func() bool { e.Ack(data); return true }) {
+			e.Ack(data) // the last words before the end
+		}
 	case ans.Error != nil:
 		s.complain(complaint{refused: *ans.Error, Event: e.Name, JobID: ans.JobID, AckID: req.AckID})
 	}

@@ -250,6 +250,15 @@ func TestOutbox(t *testing.T) {
 	if !o.fits(1000) || !o.send("alone", big) {
 		t.Error("one event alone may pass the limit")
 	}
+	// It may take its time, and what comes after it finds the whole limit.
+	w.waiting.Store(1000)
+	if !o.send("ack", make([]byte, 100)) || o.fits(1) {
+		t.Error("what comes after a large event fits up to the limit")
+	}
+	w.waiting.Store(0)
+	if !o.send("small", nil) {
+		t.Error("nothing waits")
+	}
 	w.waiting.Store(30)
 	if !o.fits(20) || o.fits(21) {
 		t.Error("what can wait fits up to half of the limit")
@@ -299,7 +308,7 @@ func TestTooSlow(t *testing.T) {
 	c := newTestCore(t, memoryRedis(t))
 	w := &fakeWire{}
 	s := c.open(identity{User: anonymous}, w)
-	w.waiting.Store(int64(c.conf.Limits.Pending) + 1)
+	w.waiting.Store(2 * int64(c.conf.Limits.Pending))
 	s.emit("task:progress:v1", "one too many")
 	eventually(t, "the end", func() bool { return w.how() != "" })
 	if w.how() != "hangup: "+codeSlow {

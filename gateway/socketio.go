@@ -26,6 +26,15 @@ const (
 	authTimeout  = 10 * time.Second
 )
 
+// socketBuffer is how much the kernel may hold for one client, which would
+// otherwise be megabytes for one that doesn't read. At a round trip of 100 ms it
+// lets 2.5 MB/s through.
+const socketBuffer = 256 << 10
+
+// maxBuffered is what the transport lets wait for one client. It is never reached:
+// the outbox judges before, and one large event isn't too much.
+const maxBuffered = 1 << 30
+
 // packetSlack is what a packet may have beside the payload that the limits speak of.
 const packetSlack = 64 << 10
 
@@ -49,8 +58,9 @@ func newSocketServer(c *core) *socketServer {
 		PingTimeout:  pingTimeout,
 		WriteTimeout: writeTimeout,
 		MaxPayload:   int(limits.Request) + packetSlack,
-		MaxBuffered:  2 * int(limits.Pending), // the outbox judges first, and says why
+		MaxBuffered:  maxBuffered,
 		MaxConns:     limits.Connections,
+		SocketBuffer: socketBuffer,
 		// Schemas of tools nest deeply; what is too much is decided by size.
 		Limits:  engine.Limits{Depth: 64, Values: 500_000},
 		Admit:   c.admission.admit,
