@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -93,7 +94,9 @@ func startChild(ctx context.Context, dir string, out io.Writer) error {
 		}
 		loaded := time.Now()
 		// openai has no upstream here: the job ends where it asks for it.
-		p.Provider().Generate(ctx, ask(m.Models[0].Name, "hello"), func(sdk.Chunk) error { return nil })
+		req := ask(m.Models[0].Name, "hello")
+		req.Options = map[string]json.RawMessage{"delay_ms": json.RawMessage("0")}
+		p.Provider().Generate(ctx, req, func(sdk.Chunk) error { return nil })
 		fmt.Fprintln(out, name, loaded.Sub(began).Nanoseconds(), time.Since(loaded).Nanoseconds())
 		if err := p.Close(ctx); err != nil {
 			return err

@@ -14,7 +14,7 @@ func giants() map[string][]byte {
 	loop := func(part string, n int) []byte {
 		return module("\x01\x01\x7f" + "\x03\x40" + strings.Repeat(part, n) + "\x0c\x00\x0b\x41\x00\x0b")
 	}
-	return map[string][]byte{"giant-line": loop(straight, 60_000), "giant-blocks": loop(blocks, 4000)}
+	return map[string][]byte{"giant-line": loop(straight, 30_000), "giant-blocks": loop(blocks, 4000)}
 }
 
 // module is a guest whose function generate has the body.

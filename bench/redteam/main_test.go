@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 // Every attack is contained, whatever the machine has to do beside.
 func TestEveryAttackIsContained(t *testing.T) {
 	var out strings.Builder
-	err := run(t.Context(), options{neighbours: 4, period: 10 * time.Millisecond, deadline: 100 * time.Millisecond, out: &out})
+	err := run(t.Context(), options{neighbours: 4, period: 10 * time.Millisecond, deadline: 50 * time.Millisecond, out: &out})
 	t.Log(out.String())
 	if err != nil {
 		t.Error(err)

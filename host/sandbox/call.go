@@ -3,9 +3,9 @@ package sandbox
 import (
 	"context"
 	"log/slog"
-	"reflect"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/sdk"
@@ -33,7 +33,8 @@ type call struct {
 	streams map[int32]*egress.Response
 	handle  int32
 	stdio   *stdio
-	stack   reflect.Value // of the function that runs, see stackOf
+	stack   *[]byte // of the function that runs, see stackOf; nil if it isn't known
+	texts   []byte  // holds short texts that were emitted; only ever appended to
 }
 
 type callKey struct{}
@@ -54,6 +55,25 @@ func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*cal
 		}
 		c.stdio.flush()
 	}
+}
+
+// Short texts share memory: tokens come by the thousand, and a piece of memory
+// each is most of what they would cost.
+const (
+	shortText   = 64
+	sharedTexts = 1 << 10
+)
+
+// text copies what a guest emitted.
+func (c *call) text(b []byte) string {
+	if len(b) == 0 || len(b) > shortText {
+		return string(b)
+	}
+	if cap(c.texts)-len(c.texts) < len(b) {
+		c.texts = make([]byte, 0, sharedTexts)
+	}
+	c.texts = append(c.texts, b...)
+	return unsafe.String(&c.texts[len(c.texts)-len(b)], len(b))
 }
 
 func (c *call) sleep(d time.Duration) {

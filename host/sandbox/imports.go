@@ -178,8 +178,9 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 		if n == 0 {
 			return 0
 		}
-		chunk = sdk.Text(b)
-		if kind == guest.KindRefusal {
+		if kind == guest.KindText {
+			chunk = sdk.Text(c.text(b))
+		} else {
 			chunk = sdk.Refusal(b)
 		}
 	default:

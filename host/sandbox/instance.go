@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 
 	"github.com/tetratelabs/wazero"
@@ -25,7 +26,7 @@ type instance struct {
 }
 
 func instanceConfig(start ...string) wazero.ModuleConfig {
-	return wazero.NewModuleConfig().WithName("").WithStartFunctions(start...)
+	return wazero.NewModuleConfig().WithName("").WithStartFunctions(start...).WithRandSource(rand.Reader)
 }
 
 // take gives out an idle instance or makes one.

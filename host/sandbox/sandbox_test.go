@@ -211,6 +211,31 @@ func TestForgedChunks(t *testing.T) {
 	}
 }
 
+// Chunks that the host keeps stay as they were emitted.
+func TestChunksKeepTheirText(t *testing.T) {
+	p, _ := load(t, guestManifest(t, manifest.Operator{}))
+	var words []string
+	for i := range 2000 {
+		words = append(words, strings.Repeat(fmt.Sprint(i), 1+i%30)+" ")
+	}
+	var kept []sdk.Chunk
+	err := p.Provider().Generate(t.Context(), ask("echo", strings.TrimSuffix(strings.Join(words, ""), " ")), func(c sdk.Chunk) error {
+		kept = append(kept, c)
+		return nil
+	})
+	if err != nil || len(kept) != len(words)+2 {
+		t.Fatalf("%d chunks, %v", len(kept), err)
+	}
+	for i, w := range words {
+		if i == len(words)-1 {
+			w = strings.TrimSuffix(w, " ")
+		}
+		if kept[i] != sdk.Text(w) {
+			t.Fatalf("chunk %d is %q, emitted as %q", i, kept[i], w)
+		}
+	}
+}
+
 // What the host does for a guest counts as the guest's time.
 func TestHostWorkIsCounted(t *testing.T) {
 	p, _ := load(t, installed(t, attackModule(t), "memory: 64MiB, cpu: 50ms"))

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"reflect"
+	"unsafe"
 
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/sys"
@@ -15,18 +16,19 @@ const minStack = 1 << 20
 
 // stackOf finds the stack of a function that is about to be called. The engine
 // keeps it on Go's heap, doubles it as a guest recurses, and stops at 50 MB and
-// more, whatever the memory limit is. There is no interface to it, so its length
-// is read by reflection; a test notices when an engine no longer has the field.
-func stackOf(f api.Function) reflect.Value {
+// more, whatever the memory limit is. There is no interface to it, so it is
+// found by reflection; a test notices when an engine no longer has the field.
+// Only the goroutine that runs the function may look at it.
+func stackOf(f api.Function) *[]byte {
 	v := reflect.ValueOf(f)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
-		return reflect.Value{}
+		return nil
 	}
 	stack := v.Elem().FieldByName("stack")
-	if !stack.IsValid() || stack.Kind() != reflect.Slice || stack.Type().Elem().Kind() != reflect.Uint8 {
-		return reflect.Value{}
+	if !stack.IsValid() || stack.Type() != reflect.TypeFor[[]byte]() {
+		return nil
 	}
-	return stack
+	return (*[]byte)(unsafe.Pointer(stack.UnsafeAddr()))
 }
 
 // A stack that is doubled as needed may be twice as long as what is on it.
@@ -36,10 +38,10 @@ const slack = 2
 // called whenever a guest comes back to the host: between two such moments a
 // guest can't hold on to anything for long.
 func (c *call) checkStack() {
-	if !c.stack.IsValid() {
+	if c.stack == nil {
 		return
 	}
-	if limit := max(c.plugin.m.Limits.Memory/stackShare, minStack); int64(c.stack.Len()) > slack*limit {
+	if limit := max(c.plugin.m.Limits.Memory/stackShare, minStack); int64(len(*c.stack)) > slack*limit {
 		c.stopWith(pluginError("recursed until its stack was larger than %d bytes", limit))
 		panic(sys.NewExitError(sys.ExitCodeContextCanceled))
 	}
