@@ -323,13 +323,17 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 		failed = &sdk.Error{Kind: sdk.Internal, Fault: sdk.Host, Message: err.Error(), Err: err}
 	}
 	a.log.Warn("attempt failed", "kind", failed.Kind, "fault", failed.Fault, "code", failed.Code, "status", failed.Status, "error", scrub(failed.Message, 2000))
-	v := judge(failed, a.failures+1, a.worker.config.MaxAttempts, a.worker.config.Backoff)
+	v := judge(failed, a.failures+1, a.worker.config.MaxAttempts, len(a.Job.Models), a.worker.config.Backoff)
 	if v.retry {
 		note := &job.Progress{Status: statusLimited, Message: publicMessage(failed)}
 		if v.next {
 			note.Status = statusRetrying
 		}
-		note.Message += "; trying again in " + v.wait.Round(10*time.Millisecond).String()
+		if v.wait > 0 {
+			note.Message += "; trying again in " + v.wait.Round(10*time.Millisecond).String()
+		} else {
+			note.Message += "; trying the next model"
+		}
 		if err := appendAll(ctx, a.Attempt, note); err != nil {
 			return outcomeRetried, err
 		}
@@ -359,6 +363,9 @@ func (e *failedError) Unwrap() error { return e.cause }
 // again gives the job back for another attempt after delay.
 func (a *attempt) again(ctx context.Context, state job.State, delay time.Duration) error {
 	due := time.Now().Add(delay)
+	if delay > 0 {
+		a.Due = due
+	}
 	var next job.Ticket
 	err := persist(ctx, func(ctx context.Context) (err error) {
 		next, err = a.Release(ctx, state)

@@ -181,6 +181,34 @@ func TestRetryMovesOnToTheNextModelUnlessLimited(t *testing.T) {
 	}
 }
 
+// Nobody waits an hour for a model when the job names another.
+func TestLongLimitFallsBackToTheNextModel(t *testing.T) {
+	w := newWorld(t, startServer(t).addr)
+	w.host(tuned(nil),
+		provider("one", func(context.Context, *sdk.Request, sdk.Emit) error {
+			return &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}
+		}, sdk.Model{Name: "a"}),
+		provider("two", saying(sdk.Text("by b")), sdk.Model{Name: "b"}))
+	l := w.follow(w.create(job.Job{Models: []string{"a", "b"}}), 0)
+	if c := l.complete(); c.Text != "by b" || c.Model != "b" || c.Attempt != 2 {
+		t.Errorf("complete is %+v", c)
+	}
+}
+
+// A ticket that Redis lost while it kept the job is made anew.
+func TestJobThatLostItsTicketRuns(t *testing.T) {
+	onEachRedis(t, func(t *testing.T, addr string) {
+		w := newWorld(t, addr)
+		w.host(tuned(nil), provider("fake", saying(sdk.Text("after all"))))
+		if _, _, err := w.store.Create(t.Context(), job.Job{ID: "lost", User: "ada", Query: "?", Models: []string{"m"}}); err != nil {
+			t.Fatal(err)
+		}
+		if c := w.follow("lost", 0).complete(); c.Text != "after all" || c.Attempt != 1 {
+			t.Errorf("complete is %+v", c)
+		}
+	})
+}
+
 func TestFailedJobRunsAgainFromTheArchive(t *testing.T) {
 	onEachRedis(t, func(t *testing.T, addr string) {
 		w := newWorld(t, addr)

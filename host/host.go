@@ -56,6 +56,8 @@ const (
 	selfFence = 15 * time.Second      // without Redis, before what runs here is stopped
 	recheck   = 5 * time.Second       // between two looks for cancels that were missed
 	firstBeat = 10 * time.Millisecond // between two looks for the first heartbeat
+	// between two looks at a quarter of the open jobs
+	orphanLook = time.Second
 )
 
 // Run runs a host until ctx ends, and then stops in order: no further ticket is
@@ -148,6 +150,7 @@ func (h *host) run(ctx context.Context, o Options) error {
 		}
 	})
 	wg.Go(func() { h.watch(life, h.hosts.LastBeat, h.recheck) })
+	wg.Go(func() { h.findOrphans(life) })
 
 	// A job that began before the first heartbeat would be nobody's to take over.
 	for h.hosts.LastBeat().IsZero() {
@@ -222,6 +225,26 @@ func (h *host) watch(ctx context.Context, lastBeat func() time.Time, look func(c
 			continue
 		}
 		look(ctx)
+	}
+}
+
+// findOrphans gives jobs that wait and have lost their ticket another one.
+func (h *host) findOrphans(ctx context.Context) {
+	tick := time.NewTicker(orphanLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		n, err := h.store.Orphans(ctx, func(ctx context.Context, t job.Ticket, priority string, due time.Time) error {
+			h.log.Warn("job had lost its ticket", "job", t.Job, "attempt", t.Attempt)
+			return h.tickets.enqueue(ctx, t, priority, max(0, time.Until(due)))
+		})
+		if err != nil {
+			h.log.Debug("open jobs could not be looked at", "found", n, "error", err) // they are looked at again
+		}
 	}
 }
 

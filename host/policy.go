@@ -23,6 +23,10 @@ const (
 	codeHostLost     = "host_lost"
 )
 
+// longWait is how long a person is made to wait for a model that is limited when
+// another one may answer instead.
+const longWait = 5 * time.Second
+
 // verdict is what becomes of a job whose attempt has failed.
 type verdict struct {
 	retry bool          // another attempt follows
@@ -31,18 +35,23 @@ type verdict struct {
 }
 
 // judge decides by the error's kind. failures counts the failed attempts of
-// the job, this one included, and most is how many there may be.
+// the job, this one included, most is how many there may be, and models is how
+// many models the job names.
 //
-//	limited      again after the wait that was told, with the same model
+//	limited      again after the wait that was told, with the same model; if
+//	             that is long and the job names others, with the next at once
 //	unavailable  again after a back-off, with the next model; a wait that was
 //	truncated    told is kept
 //	else         never
-func judge(e *sdk.Error, failures, most int, backoff config.Backoff) verdict {
+func judge(e *sdk.Error, failures, most, models int, backoff config.Backoff) verdict {
 	if !e.Retryable() || failures >= most {
 		return verdict{}
 	}
 	v := verdict{retry: true, next: e.Kind != sdk.Limited, wait: e.Wait}
-	if e.Wait <= 0 {
+	switch {
+	case e.Kind == sdk.Limited && e.Wait > longWait && failures < models:
+		v.next, v.wait = true, 0 // each of the others is asked once before anybody waits
+	case e.Wait <= 0:
 		v.wait = backoffFor(failures, backoff)
 	}
 	return v

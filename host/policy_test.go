@@ -20,22 +20,26 @@ func TestJudge(t *testing.T) {
 		failures      int
 		retry, next   bool
 		least, atMost time.Duration
+		models        int // that the job names; 0 is one
 	}{
-		{"invalid", &sdk.Error{Kind: sdk.Invalid}, 1, false, false, 0, 0},
-		{"denied", &sdk.Error{Kind: sdk.Denied}, 1, false, false, 0, 0},
-		{"refused", &sdk.Error{Kind: sdk.Refused}, 1, false, false, 0, 0},
-		{"internal", &sdk.Error{Kind: sdk.Internal}, 1, false, false, 0, 0},
-		{"limited waits as told", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 1, true, false, time.Hour, time.Hour},
-		{"limited, not told", &sdk.Error{Kind: sdk.Limited}, 1, true, false, 50 * time.Millisecond, 100 * time.Millisecond},
-		{"unavailable", &sdk.Error{Kind: sdk.Unavailable}, 1, true, true, 50 * time.Millisecond, 100 * time.Millisecond},
-		{"unavailable, told", &sdk.Error{Kind: sdk.Unavailable, Wait: 2 * time.Second}, 1, true, true, 2 * time.Second, 2 * time.Second},
-		{"truncated, third time", &sdk.Error{Kind: sdk.Truncated}, 3, true, true, 200 * time.Millisecond, 400 * time.Millisecond},
-		{"fifth time", &sdk.Error{Kind: sdk.Unavailable}, 5, true, true, 500 * time.Millisecond, time.Second},
-		{"once too often", &sdk.Error{Kind: sdk.Unavailable}, 6, false, false, 0, 0},
+		{"invalid", &sdk.Error{Kind: sdk.Invalid}, 1, false, false, 0, 0, 0},
+		{"denied", &sdk.Error{Kind: sdk.Denied}, 1, false, false, 0, 0, 0},
+		{"refused", &sdk.Error{Kind: sdk.Refused}, 1, false, false, 0, 0, 0},
+		{"internal", &sdk.Error{Kind: sdk.Internal}, 1, false, false, 0, 0, 0},
+		{"limited waits as told", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 1, true, false, time.Hour, time.Hour, 0},
+		{"limited, not told", &sdk.Error{Kind: sdk.Limited}, 1, true, false, 50 * time.Millisecond, 100 * time.Millisecond, 0},
+		{"unavailable", &sdk.Error{Kind: sdk.Unavailable}, 1, true, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
+		{"unavailable, told", &sdk.Error{Kind: sdk.Unavailable, Wait: 2 * time.Second}, 1, true, true, 2 * time.Second, 2 * time.Second, 0},
+		{"truncated, third time", &sdk.Error{Kind: sdk.Truncated}, 3, true, true, 200 * time.Millisecond, 400 * time.Millisecond, 0},
+		{"fifth time", &sdk.Error{Kind: sdk.Unavailable}, 5, true, true, 500 * time.Millisecond, time.Second, 0},
+		{"once too often", &sdk.Error{Kind: sdk.Unavailable}, 6, false, false, 0, 0, 0},
+		{"limited for long, another model", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 1, true, true, 0, 0, 2},
+		{"limited for long, all asked", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 2, true, false, time.Hour, time.Hour, 2},
+		{"limited for a moment, another model", &sdk.Error{Kind: sdk.Limited, Wait: time.Second}, 1, true, false, time.Second, time.Second, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 100 { // there is chance in it
-				v := judge(tt.err, tt.failures, 6, backoff)
+				v := judge(tt.err, tt.failures, 6, max(1, tt.models), backoff)
 				if v.retry != tt.retry || v.next != tt.next || v.wait < tt.least || v.wait > tt.atMost {
 					t.Fatalf("verdict is %+v", v)
 				}

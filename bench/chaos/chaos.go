@@ -100,6 +100,11 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	return c.report, ctx.Err()
 }
 
+// quiet is where go-redis's own remarks go.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
 func moduleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
@@ -148,6 +153,7 @@ plugins:
 
 // start brings everything up.
 func (c *chaos) start(ctx context.Context) error {
+	redis.SetLogger(quiet{}) // that Redis is away is no news here
 	c.redis = &redisServer{c: c, socket: filepath.Join(c.dir, "redis.sock")}
 	o := config.RedisDefaults()
 	o.Addrs = []string{c.redis.socket}
