@@ -109,7 +109,8 @@ func TestALostRingCostsTheFallbackAtMost(t *testing.T) {
 		idle(t, q)
 		claims := q.Stats().Claims
 		eventually(t, "some looks at nothing", func() bool { return q.Stats().Fallbacks > 5 })
-		if n := q.Stats().Claims - claims; n != 0 {
+		// The subscription may have come about only now, which counts as a ring.
+		if n := q.Stats().Claims - claims; n > 1 {
 			t.Errorf("%d claims from an empty queue", n)
 		}
 		if err := tryPut(rdb, "default", "a#1"); err != nil {
