@@ -118,7 +118,7 @@ func TestJob(t *testing.T) {
 		if want := `{"ok":true,"ackId":7,"jobId":"j1","status":"queued"}`; string(ack.Data) != want {
 			t.Errorf("ack %s, want %s", ack.Data, want)
 		}
-		if m := c.await("job:started:v1"); string(m.Data) != `{"jobId":"j1","query":"say \"hello\"","model":"echo"}` {
+		if m := c.await("job:started:v1"); !strings.HasPrefix(string(m.Data), `{"jobId":"j1","query":"say \"hello\"","model":"echo","created":1`) {
 			t.Errorf("job:started %s", m.Data)
 		}
 		if m := c.await("task:progress:v1"); m.field(t, "status") != "queued" || m.field(t, "seq") != nil {
