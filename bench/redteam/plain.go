@@ -86,7 +86,7 @@ func watch(ctx context.Context, self, what string, deadline time.Duration) (stri
 			case !ok:
 				open = false
 			case line == "ready":
-				end, tick = now.Add(deadline), now
+				end, tick, collecting = now.Add(deadline), now, now
 				lost.Reset(deadline + patience)
 			case line == "gc":
 				collecting = now

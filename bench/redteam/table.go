@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"strings"
 	"text/tabwriter"
@@ -17,8 +18,8 @@ type table struct {
 }
 
 func newTable(o options) *table {
-	fmt.Fprintf(o.out, "%s %s/%s, %d CPUs. %d neighbours, a chunk every %v each; attacks on every CPU at once until their deadline of %v.\n\n",
-		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), o.neighbours, o.period, o.deadline)
+	fmt.Fprintf(o.out, "%s %s/%s, %d CPUs. %d neighbours, a chunk every %v each; attacks on every CPU at once until their deadline of %v.\nLoad average of the machine when it began: %s.\n\n",
+		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), o.neighbours, o.period, o.deadline, load())
 	t := &table{w: tabwriter.NewWriter(o.out, 0, 0, 2, ' ', 0), out: o.out}
 	fmt.Fprintln(t.w, "attack\tcontained\tlate\tGC cycle\tstop\tneighbours p50\tp99\truns\thow it ended")
 	return t
@@ -63,3 +64,14 @@ func (t *table) flush() {
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
+
+// load is the load average of the last minute, to tell a slow machine from a
+// slow host.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(b), " ")
+	return first
+}
