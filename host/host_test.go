@@ -25,13 +25,14 @@ type world struct {
 	t       testing.TB
 	addr    string
 	rdb     redis.UniversalClient
+	line    *line
 	store   *job.Store
 	tickets *job.Queue
 }
 
 func newWorld(t testing.TB, addr string) *world {
-	rdb, _ := connect(t, addr)
-	return &world{t: t, addr: addr, rdb: rdb, store: job.NewStore(rdb, job.Options{}), tickets: job.NewQueue(rdb)}
+	rdb, l := connect(t, addr)
+	return &world{t: t, addr: addr, rdb: rdb, line: l, store: job.NewStore(rdb, job.Options{}), tickets: job.NewQueue(rdb)}
 }
 
 // create accepts a job and hands its ticket out.

@@ -35,10 +35,11 @@ type server struct {
 	t    testing.TB
 	dir  string
 	addr string // a unix socket
+	args []string
 	cmd  *exec.Cmd
 }
 
-func startServer(t testing.TB) *server {
+func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("SLUICE_REQUIRE") != "" {
@@ -51,7 +52,7 @@ func startServer(t testing.TB) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, dir: dir, addr: filepath.Join(dir, "s")}
+	s := &server{t: t, dir: dir, addr: filepath.Join(dir, "s"), args: args}
 	s.start()
 	t.Cleanup(func() {
 		s.kill()
@@ -62,8 +63,8 @@ func startServer(t testing.TB) *server {
 
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", s.addr, "--dir", s.dir,
-		"--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+	s.cmd = exec.Command("redis-server", append([]string{"--port", "0", "--unixsocket", s.addr, "--dir", s.dir,
+		"--appendonly", "yes", "--appendfsync", "everysec", "--save", ""}, s.args...)...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -107,6 +108,7 @@ func connect(t testing.TB, addr string) (redis.UniversalClient, *line) {
 type line struct {
 	mu    sync.Mutex
 	dead  bool
+	to    string // another address than the client's own, if set
 	conns map[net.Conn]bool
 }
 
@@ -115,6 +117,9 @@ func (l *line) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	defer l.mu.Unlock()
 	if l.dead {
 		return nil, errors.New("the line is cut")
+	}
+	if l.to != "" {
+		addr = l.to
 	}
 	network := "tcp"
 	if strings.HasPrefix(addr, "/") {
@@ -137,6 +142,15 @@ func (l *line) cut() {
 		conn.Close()
 	}
 	clear(l.conns)
+}
+
+// redirect leads to another server from now on.
+func (l *line) redirect(addr string) {
+	l.cut()
+	l.mu.Lock()
+	l.to = addr
+	l.mu.Unlock()
+	l.mend()
 }
 
 func (l *line) mend() {

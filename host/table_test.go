@@ -1,0 +1,60 @@
+package host
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Every test that FAULTS.md names exists, and every row names one.
+func TestFaultsAreProven(t *testing.T) {
+	table, err := os.ReadFile("FAULTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`)
+	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "node_modules" || d.Name() == "build" || d.Name() == ".git"):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, found := range declared.FindAllSubmatch(text, -1) {
+			there[string(found[1])] = true
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, named := 0, regexp.MustCompile("`(Test\\w+)`")
+	for line := range strings.Lines(string(table)) {
+		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| fault |") {
+			continue
+		}
+		rows++
+		tests := named.FindAllStringSubmatch(line, -1)
+		if len(tests) == 0 {
+			t.Errorf("no test proves: %s", line)
+		}
+		for _, test := range tests {
+			if !there[test[1]] {
+				t.Errorf("there is no %s, which is to prove: %.60s", test[1], line)
+			}
+		}
+	}
+	if rows < 15 {
+		t.Errorf("only %d rows were read", rows)
+	}
+}
