@@ -1,315 +1,280 @@
-// The page: what is seen, and the socket behind it.
+// The page: what a person does, the client that talks to the gateway over its
+// socket, and what is seen of both.
 
-import { clearStage, showJob } from "./answer.js";
-import { Job, Shelf, eventNames, newID } from "./job.js";
+import { copied, h, setText } from "./dom.js";
+import { ListView } from "./list.js";
+import { Picker } from "./picker.js";
+import { Column, History, Question, detached, jobID, newQuestionID, placeOf } from "./questions.js";
+import { SignIn } from "./signin.js";
+import { connect } from "./sluice.js";
+import { Stage } from "./stage.js";
 
 const $ = (id) => document.getElementById(id);
-const shelf = new Shelf();
-let user = ""; // who the gateway says we are
-let selected = null; // the job on the stage, null for a new question
-let defaultModel = "";
-
-// ---- the socket ----
-
-const socket = io({
-  path: document.querySelector('meta[name="sluice-socket-path"]').content,
-  transports: ["websocket", "polling"],
-  tryAllTransports: true,
-  autoConnect: false,
-  auth: (give) => {
-    const token = sessionStorage.getItem("sluice.token");
-    give(token ? { token } : {});
-  },
+const past = new History(storage());
+const signIn = new SignIn();
+const stage = new Stage({ cancel, resume, again }, () => sluice.connection === "online");
+const list = new ListView($("jobs"), {
+  open: (q) => select(q),
+  cancel: (q) => cancel(...q.columns),
+  resume: (q) => resume(...q.columns.filter((c) => c.resumable)),
+  forget: (id) => forget(past.questions.get(id)),
 });
+const picker = new Picker({ button: $("models"), panel: $("models-panel"), list: $("models-list"), other: $("models-other"), name: $("model-name"), add: $("model-add"), note: $("models-note") });
+let selected = null; // the question on the stage, null for a new one
 
-socket.on("connected", (hello) => {
-  user = hello.userId;
-  defaultModel = hello.defaultModel ?? "";
-  setModels(hello.models ?? []);
-  $("who").textContent = user === "anonymous" ? "" : "Signed in as " + user;
-  link("on", "connected");
-  problem("");
-  for (const job of shelf.of(user)) if (!job.done) job.state === "sending" ? start(job) : resume(job);
-  if (selected && !shelf.of(user).includes(selected)) select(null);
-  showList();
-  show();
-});
-
-socket.on("job:started:v1", (d) => {
-  let job = shelf.jobs.get(d.jobId);
-  if (!job) {
-    job = new Job({ id: d.jobId, user, query: d.query, model: d.model, state: "queued" });
-    shelf.add(job);
-  } else if (job.state === "sending") {
-    job.state = "queued";
+function storage() {
+  try {
+    return localStorage;
+  } catch {
+    return { length: 0, key: () => null, getItem: () => null, setItem() {}, removeItem() {} }; // forbidden
   }
-  changed(job);
-});
-
-for (const name of eventNames) {
-  socket.on(name, (d) => {
-    const job = shelf.jobs.get(d?.jobId);
-    if (!job) return;
-    job.checked = () => changed(job);
-    if (job.apply(name, d) === "gap") resume(job);
-    else changed(job);
-  });
 }
 
-socket.on("error", (e) => {
-  const job = shelf.jobs.get(e?.jobId);
-  if (job && !job.done) fail(job, e);
-  else if (e?.code === "unavailable" || e?.code === "too_slow") link("off", "reconnecting"); // it hangs up next
-  else if (e?.message) problem(e.message);
+// ---- the gateway ----
+
+const sluice = connect(undefined, {
+  path: document.querySelector('meta[name="sluice-socket-path"]').content,
+  storage: past.answers,
+  auth: (refused) => signIn.credentials(refused, sluice.connection === "online"),
 });
 
-socket.on("disconnect", (reason) => {
-  if (reason === "io server disconnect") signIn("The session has ended. Connect again with a new token.");
-  else link("off", "reconnecting");
-  show();
+sluice.on("connection", (now) => {
+  const said = { online: ["on", "connected"], offline: ["off", "reconnecting"], refused: ["bad", "not signed in"], closed: ["bad", "closed"] }[now] ?? ["off", "connecting"];
+  $("link").dataset.state = said[0];
+  setText($("link-text"), said[1]);
+  if (now === "refused") signIn.ask("The gateway has refused every token. Sign in with another.");
+  if (now === "online") welcome();
+  enable();
+  stage.draw();
 });
 
-socket.on("connect_error", (e) => {
-  if (/Authentication/.test(e.message)) {
-    sessionStorage.removeItem("sluice.token");
-    signIn(e.message);
+sluice.on("models", (models) => {
+  picker.offer(models, sluice.defaultModel);
+  examples();
+});
+
+sluice.on("problem", (e) => problem(e.message + (e.retryAfterMs ? ` Try again in ${Math.ceil(e.retryAfterMs / 1000)} s.` : "")));
+
+// What was asked in another tab appears here, too.
+sluice.on("answer", (answer) => {
+  const { question } = placeOf(answer.jobId);
+  const q = past.questions.get(question) ?? new Question({ id: question, user: sluice.user, query: answer.query });
+  const column = past.find(answer.jobId) ?? new Column({ jobId: answer.jobId, model: answer.model });
+  if (!q.columns.includes(column)) q.put(column);
+  past.add(q);
+  follow(q, column, answer);
+  showList();
+  if (q === selected) stage.show(q);
+});
+
+function welcome() {
+  signIn.settled();
+  for (const q of past.questions.values()) {
+    if (q.user) continue;
+    q.user = sluice.user; // asked before it was known who we are
+    past.add(q);
+  }
+  const known = sluice.user !== "" && sluice.user !== "anonymous";
+  $("who").hidden = !known;
+  setText($("who"), known ? "Signed in as " + sluice.user : "");
+  $("sign-out").hidden = !signIn.signedIn;
+  problem("");
+  if (selected && !past.of(sluice.user).includes(selected)) select(null);
+  showList();
+  fetchRest();
+}
+
+// follow shows in a column what an answer of the client says.
+function follow(q, column, answer) {
+  column.cancelling = false;
+  column.follow(answer, () => changed(q, column));
+}
+
+function ask(q, column) {
+  const how = { jobId: column.jobId };
+  if (column.model) how.model = column.model;
+  if (q.params) how.params = q.params;
+  follow(q, column, sluice.ask(q.query, how));
+}
+
+function cancel(...columns) {
+  for (const c of columns) {
+    if (!c.live || c.cancelling) continue;
+    c.cancelling = true;
+    void c.answer.cancel();
+    changed(questionOf(c), c);
+  }
+}
+
+// resume asks the gateway for what it has of an answer.
+function resume(...columns) {
+  for (const c of columns) {
+    const q = questionOf(c);
+    const fresh = new Column({ jobId: c.jobId, model: c.model, state: "queued" });
+    q.put(fresh);
+    past.drop(c.jobId);
+    follow(q, fresh, sluice.resume(c.jobId));
+    replaced(q, fresh);
+  }
+}
+
+// again asks the same model the same question, in the same place.
+function again(c) {
+  const q = questionOf(c);
+  const { question, place, tried } = placeOf(c.jobId);
+  if (question === c.jobId || tried > 900) { // not asked by this page
+    edit(q);
     return;
   }
-  link("off", "reconnecting");
-  // A refusal of the gateway isn't tried again by the client itself.
-  if (!socket.active) setTimeout(() => socket.connect(), 2000);
-});
-
-function link(state, text) {
-  $("link").dataset.state = state;
-  $("link-text").textContent = text;
-  $("ask").disabled = state !== "on";
+  const fresh = new Column({ jobId: jobID(q.id, place, tried + 1), model: c.model });
+  q.put(fresh);
+  past.drop(c.jobId);
+  past.add(q);
+  ask(q, fresh);
+  replaced(q, fresh);
 }
 
-// ask sends an event and gives the ack, or null when there was none in time.
-function ask(event, payload, then) {
-  socket.timeout(10000).emit(event, payload, (err, ack) => then(err ? null : ack));
+function replaced(q, column) {
+  if (q !== selected) return;
+  stage.show(q);
+  stage.focus(column);
+  enable();
 }
 
-function start(job) {
-  const payload = { query: job.query, jobId: job.id };
-  if (job.model) payload.model = job.model;
-  if (job.params) payload.params = job.params;
-  ask("search:start:v1", payload, (ack) => {
-    if (job.done || job.state !== "sending") return;
-    if (ack?.ok) {
-      job.state = "queued";
-      changed(job);
-    } else if (ack && ack.error.code !== "unavailable") {
-      fail(job, ack.error);
-    } else if (socket.connected) {
-      // Nothing was said, or the store is away: the id makes it safe to ask again.
-      job.note = ack?.error.message ?? "";
-      changed(job);
-      setTimeout(() => job.state === "sending" && socket.connected && start(job), 1500);
-    }
-  });
+// fetchRest gets what is shown but not kept here.
+function fetchRest() {
+  if (selected && sluice.connection === "online") resume(...selected.columns.filter((c) => c.elsewhere && !c.answer));
 }
 
-function resume(job) {
-  if (job.resuming) return;
-  job.resuming = true;
-  ask("job:resume:v1", { jobId: job.id, lastSeq: job.seq }, (ack) => {
-    job.resuming = false;
-    if (job.done) return;
-    if (ack?.ok) {
-      if (ack.seq < job.seq) {
-        // The store has lost what we have seen: begin anew with what it has.
-        job.clear();
-        resume(job);
-      } else if (ack.state === "queued" || ack.state === "running") {
-        job.state = ack.state;
-      }
-      changed(job);
-    } else if (ack && ack.error.code !== "unavailable") {
-      fail(job, ack.error);
-    } else if (socket.connected) {
-      setTimeout(() => !job.done && socket.connected && resume(job), 1500);
-    }
-  });
-}
-
-function cancel(job) {
-  job.note = "Cancelling";
-  changed(job);
-  ask("task:cancel:v1", { jobId: job.id }, (ack) => {
-    if (job.done || ack?.ok) return;
-    if (ack?.error.code === "not_found") fail(job, ack.error);
-    else problem(ack?.error.message ?? "The cancel was not confirmed. Try again.");
-  });
-}
-
-function fail(job, error) {
-  job.state = "failed";
-  job.error = { code: error.code, message: error.message };
-  changed(job);
-}
+const questionOf = (column) => past.questions.get(placeOf(column.jobId).question);
 
 // ---- asking ----
 
 function submit() {
   const query = $("query").value.trim();
-  if (!query || $("ask").disabled) return;
-  try {
-    send(query, readParams());
-  } catch (e) {
-    problem("The parameters can't be read: " + e.message);
+  if (!query) {
+    $("query").focus();
     return;
   }
+  let params;
+  try {
+    params = readParams();
+  } catch (e) {
+    problem("The parameters can't be read: " + e.message);
+    showParams(true);
+    $("params").focus();
+    return;
+  }
+  send(query, params);
   $("query").value = "";
   grow();
+  showParams(false);
 }
 
 function readParams() {
   const written = $("params").value.trim();
-  if (!written || $("params-box").hidden) return undefined;
+  if (!written) return undefined;
   const params = JSON.parse(written);
   if (params === null || typeof params !== "object" || Array.isArray(params)) throw new Error("they are not an object");
   return params;
 }
 
-function send(query, params) {
-  const model = $("model-name").hidden ? $("model").value : $("model-name").value.trim();
-  const job = new Job({ id: newID(), user, query, model, params });
-  shelf.add(job);
-  start(job);
-  select(job);
+function send(query, params, models = picker.chosen) {
+  const q = new Question({ id: newQuestionID(), user: sluice.user, query, params });
+  const names = models.length ? models : [""];
+  names.forEach((model, i) => q.put(new Column({ jobId: jobID(q.id, i + 1), model })));
+  past.add(q);
+  for (const column of q.columns) ask(q, column);
+  select(q);
+}
+
+function edit(q) {
+  $("query").value = q.query;
+  $("params").value = q.params ? JSON.stringify(q.params) : "";
+  showParams(q.params !== null);
+  picker.set(q.columns.map((c) => c.model).filter(Boolean));
+  grow();
+  $("query").focus();
+}
+
+function forget(q) {
+  if (!q?.over) return;
+  past.remove(q);
+  if (q === selected) select(null);
+  showList();
+  if (!document.activeElement || document.activeElement === document.body) $("new").focus();
 }
 
 function problem(text) {
-  $("problem").textContent = text;
-  $("problem").hidden = !text;
+  setText($("problem"), text);
 }
-
-function setModels(list) {
-  const before = $("model").value;
-  const names = [...new Set(list.filter((m) => !m.name.includes("*")).map((m) => m.name))];
-  if (!names.includes(defaultModel) && defaultModel) names.unshift(defaultModel);
-  const options = names.map((n) => {
-    const served = list.find((m) => m.name === n);
-    const detail = served ? [served.provider !== n && served.provider, served.runtime].filter(Boolean).join(", ") : "not served now";
-    return new Option(detail ? `${n} (${detail})` : n, n);
-  });
-  if (list.some((m) => m.name.includes("*"))) options.push(new Option("another…", ""));
-  $("model").replaceChildren(...options);
-  const wish = [before, localStorage.getItem("sluice.model"), defaultModel].find((n) => n && names.includes(n));
-  if (wish) $("model").value = wish;
-  modelChosen();
-}
-
-function modelChosen() {
-  $("model-name").hidden = $("model").value !== "" || $("model").options.length === 0;
-  if ($("model").value) localStorage.setItem("sluice.model", $("model").value);
-}
-
-const examples = [
-  ["See it stream", "The echo model says it back, word by word", { query: "A sluice lets water through, one measured gate at a time: what comes in at the top arrives at the bottom, in order, and nothing is lost on the way." }],
-  ["Look at some Markdown", "Headings, lists, code and a table", { query: "## Gates\n\nA **gate** is *open* or closed:\n\n- water in `upper` waits\n- water in `lower` leaves\n\n```go\nfor chunk := range gate {\n\tfmt.Print(chunk)\n}\n```\n\n| gate | state |\n|---|---|\n| upper | open |\n| lower | closed |\n" }],
-  ["Watch it think", "Reasoning first, then a tool call", { query: "What is the level of the water behind the gate?", params: { options: { reasoning: "The question is about a level. I should look at the gauge first, and then say what it shows.", tool_call: { name: "read_gauge", arguments: { gate: "upper" } } } } }],
-];
 
 // ---- what is seen ----
 
 let painting = 0;
-const dirty = new Set();
+const dirty = new Map(); // questions with something new, and whether it has ended
 
-// changed keeps a job and shows it with the next frame of the screen.
-function changed(job) {
-  job.done ? shelf.write() : shelf.save();
-  dirty.add(job);
+function changed(q, column) {
+  if (column.over) {
+    column.cancelling = false;
+    // What the client keeps for a later sign-in or reload is left to it.
+    if (!(column.state === "failed" && detached.has(column.error?.code))) past.keep(column);
+  }
+  stage.tell(column);
+  dirty.set(q, true);
   if (!painting) painting = requestAnimationFrame(paint);
 }
 
 function paint() {
   painting = 0;
-  for (const job of dirty) {
-    const entry = document.getElementById("entry-" + job.id);
-    if (entry) fillEntry(entry, job);
-    else showList();
+  for (const q of dirty.keys()) list.update(q, q === selected);
+  if (dirty.has(selected)) {
+    stage.draw();
+    enable();
   }
-  $("clear").hidden = !shelf.of(user).some((j) => j.done);
-  if (dirty.has(selected)) show();
   dirty.clear();
+  $("clear").hidden = !past.of(sluice.user).some((q) => q.over);
 }
 
-function select(job) {
-  selected = job;
-  clearStage();
+function select(q) {
+  selected = q;
   problem("");
-  if (job) history.replaceState(null, "", "#" + job.id);
-  else history.replaceState(null, "", location.pathname);
+  window.history.replaceState(null, "", q ? "#" + q.id : location.pathname + location.search);
   side(false);
+  stage.show(q);
   showList();
-  show();
-  $("stage").scrollTop = job && !job.done ? $("stage").scrollHeight : 0;
+  enable();
+  fetchRest();
 }
 
 function showList() {
-  const entries = shelf.of(user).map((job) => {
-    const li = document.createElement("li");
-    const b = document.createElement("button");
-    b.type = "button";
-    b.id = "entry-" + job.id;
-    const mark = Object.assign(document.createElement("span"), { className: "mark" });
-    mark.setAttribute("aria-hidden", "true");
-    b.append(mark, Object.assign(document.createElement("span"), { className: "q" }), Object.assign(document.createElement("span"), { className: "m" }));
-    b.addEventListener("click", () => select(job));
-    fillEntry(b, job);
-    li.append(b);
-    return li;
-  });
-  const focused = document.activeElement?.id;
-  $("jobs").replaceChildren(...entries);
-  if (focused?.startsWith("entry-")) document.getElementById(focused)?.focus();
-  $("clear").hidden = !shelf.of(user).some((j) => j.done);
+  const all = past.of(sluice.user);
+  list.show(all, selected);
+  $("jobs-none").hidden = all.length > 0;
+  $("clear").hidden = !all.some((q) => q.over);
 }
 
-const words = { sending: "sending", queued: "waiting", running: "answering", complete: "complete", failed: "failed", cancelled: "cancelled" };
-
-function fillEntry(b, job) {
-  const [mark, q, m] = b.children;
-  mark.dataset.state = job.state;
-  mark.dataset.live = String(!job.done);
-  q.textContent = job.query.trim().split("\n")[0] || "…";
-  const when = new Date(job.created);
-  const today = when.toDateString() === new Date().toDateString();
-  m.textContent = [words[job.state], job.served || job.model, today ? when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : when.toLocaleDateString()].filter(Boolean).join(" · ");
-  b.setAttribute("aria-current", String(job === selected));
+// enable offers what can be done now.
+function enable() {
+  $("ask").disabled = sluice.connection !== "online";
+  $("cancel").hidden = !selected?.columns.some((c) => c.live && !c.cancelling);
+  setText($("cancel"), selected?.columns.filter((c) => c.live).length > 1 ? "Cancel all" : "Cancel");
+  $("forget").hidden = !selected?.over;
 }
 
-function show() {
-  const job = selected;
-  const stage = $("stage");
-  const follow = stage.scrollHeight - stage.scrollTop - stage.clientHeight < 60;
-  $("welcome").hidden = job !== null;
-  $("job").hidden = job === null;
-  $("cancel").hidden = !job || job.done || job.state === "sending";
-  $("title").textContent = job ? job.query.trim().split("\n")[0] : "New question";
-  document.title = job ? (job.done ? "" : "… ") + $("title").textContent.slice(0, 60) + " – Sluice" : "Sluice";
-  if (!job) return;
-  showJob(job, socket.connected);
-  if (follow) stage.scrollTop = stage.scrollHeight;
+function examples() {
+  const names = [...new Set(sluice.models.map((m) => m.name))].filter((n) => !n.includes("*"));
+  const own = names.includes("echo") ? ["echo"] : undefined;
+  const all = [
+    ["See it stream", "The echo model says it back, word by word", own, "A sluice lets water through, one measured gate at a time: what comes in at the top arrives at the bottom, in order, and nothing is lost on the way."],
+    names.length > 1 && ["Compare two models", "One question, two answers side by side", names.slice(0, 2), "## Two gates, one river\n\nBoth let the *same* water through:\n\n1. the **upper** gate opens first\n2. the **lower** gate follows\n\n| gate | state | level |\n|---|:-:|--:|\n| upper | open | 4.20 m |\n| lower | closed | 1.35 m |\n\n```go\nfor drop := range gate {\n\tfmt.Print(drop)\n}\n```\n"],
+    ["Watch it think", "Reasoning first, then a tool call", own, "What is the level of the water behind the gate?", { options: { reasoning: "The question is about a level. I should look at the gauge first, and then say what it shows.", tool_call: { name: "read_gauge", arguments: { gate: "upper", unit: "m", since: ["06:00", "12:00"] } } } }],
+  ];
+  $("examples").replaceChildren(...all.filter(Boolean).map(([title, note, models, query, params]) =>
+    h("li", {}, h("button", { type: "button", click: () => sluice.connection === "online" && send(query, params, models) }, h("b", {}, title), h("span", {}, note)))));
 }
 
 // ---- the page's own controls ----
-
-function side(open) {
-  $("side").classList.toggle("open", open);
-  $("shade").hidden = !open;
-  $("side-open").setAttribute("aria-expanded", String(open));
-  if (open) $("side-close").focus();
-}
-
-function signIn(why) {
-  link("bad", "signed out");
-  $("signin-why").textContent = why;
-  if (!$("signin").open) $("signin").showModal();
-}
 
 function grow() {
   const q = $("query");
@@ -317,87 +282,104 @@ function grow() {
   q.style.height = q.scrollHeight + "px";
 }
 
-function params(open) {
+function side(open) {
+  const inside = $("side").contains(document.activeElement) && getComputedStyle($("side")).position === "fixed";
+  $("side").classList.toggle("open", open);
+  $("shade").hidden = !open;
+  $("side-open").setAttribute("aria-expanded", String(open));
+  if (open) ($("jobs").children.length ? list.focus() : $("new").focus());
+  else if (inside) $("stage").focus({ preventScroll: true });
+}
+
+function showParams(open) {
   $("params-box").hidden = !open;
   $("params-toggle").setAttribute("aria-expanded", String(open));
+  $("params-toggle").classList.toggle("set", !open && $("params").value.trim() !== "");
+  $("params-toggle").title = $("params").value.trim() ? "Parameters are set" : "";
+}
+
+function startNew() {
+  select(null);
+  $("query").focus();
 }
 
 $("ask").addEventListener("click", submit);
-$("cancel").addEventListener("click", () => selected && cancel(selected));
-$("new").addEventListener("click", () => {
-  select(null);
-  $("query").focus();
+$("cancel").addEventListener("click", () => {
+  cancel(...selected.columns);
+  $("query").focus(); // the button goes
 });
+$("new").addEventListener("click", startNew);
 $("query").addEventListener("input", grow);
-$("model").addEventListener("change", modelChosen);
-$("params-toggle").addEventListener("click", () => params($("params-box").hidden));
+$("params-toggle").addEventListener("click", () => {
+  showParams($("params-box").hidden);
+  if (!$("params-box").hidden) $("params").focus();
+});
 $("side-open").addEventListener("click", () => side(true));
 $("side-close").addEventListener("click", () => {
   side(false);
   $("side-open").focus();
 });
 $("shade").addEventListener("click", () => side(false));
-$("copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText(selected.text);
-    $("copy").textContent = "Copied";
-  } catch {
-    $("copy").textContent = "The browser doesn't allow it";
-  }
-  setTimeout(() => ($("copy").textContent = "Copy answer"), 1500);
-});
-$("again").addEventListener("click", () => {
-  $("query").value = selected.query;
-  if (selected.params) {
-    $("params").value = JSON.stringify(selected.params);
-    params(true);
-  }
-  if ([...$("model").options].some((o) => o.value === selected.model)) $("model").value = selected.model;
-  modelChosen();
-  grow();
-  $("query").focus();
-});
-$("forget").addEventListener("click", () => {
-  shelf.remove(selected);
-  select(null);
-});
+$("edit").addEventListener("click", () => edit(selected));
+$("forget").addEventListener("click", () => forget(selected));
 $("clear").addEventListener("click", () => {
-  for (const job of shelf.of(user)) if (job.done) shelf.remove(job);
-  select(null);
+  for (const q of past.of(sluice.user)) if (q.over) past.remove(q);
+  if (selected && !past.questions.has(selected.id)) select(null);
+  showList();
+  $("new").focus();
 });
-$("signin-go").addEventListener("click", () => {
-  const token = $("token").value.trim();
-  if (!token) return;
-  sessionStorage.setItem("sluice.token", token);
-  $("token").value = "";
-  $("signin").close();
-  link("off", "connecting");
-  socket.connect();
+$("sign-out").addEventListener("click", () => signIn.signOut());
+$("keys-open").addEventListener("click", () => $("keys").showModal());
+$("keys-close").addEventListener("click", () => $("keys").close());
+document.addEventListener("click", (e) => {
+  const button = e.target.closest?.("[data-copy]");
+  if (button) void copied(button, button.closest("figure").querySelector("pre").textContent);
 });
+addEventListener("storage", (e) => {
+  const q = past.forgotten(e.key, e.newValue);
+  if (!q) return;
+  if (q === selected) select(null);
+  showList();
+});
+
+const letters = {
+  "/": () => $("query").focus(),
+  "?": () => $("keys").showModal(),
+  m: () => picker.toggle(true),
+  n: startNew,
+  l: () => (getComputedStyle($("side")).position === "fixed" ? side(true) : list.focus()),
+  "[": () => stage.step(-1),
+  "]": () => stage.step(1),
+};
 
 addEventListener("keydown", (e) => {
-  if (e.key === "Enter" && (e.ctrlKey || e.metaKey) && !$("signin").open) {
+  if (signIn.open || $("keys").open || e.isComposing) return;
+  if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) {
     e.preventDefault();
-    submit();
-  } else if (e.key === "Escape" && !$("signin").open) {
-    if ($("side").classList.contains("open")) side(false);
-    else if (!$("cancel").hidden) cancel(selected);
+    if (!$("ask").disabled) submit();
+  } else if (e.key === "Escape") {
+    if ($("side").classList.contains("open")) {
+      side(false);
+      $("side-open").focus();
+    } else if (picker.open) picker.toggle(false);
+    else if (selected) {
+      const one = selected.columns.find((c) => c.live && stage.holds(c, document.activeElement));
+      cancel(...(one ? [one] : selected.columns));
+    }
+  } else if (!e.ctrlKey && !e.metaKey && !e.altKey && !e.target.closest?.("textarea, input:not([type=checkbox]), select, [contenteditable]")) {
+    const act = letters[e.key.toLowerCase()];
+    if (!act) return;
+    e.preventDefault();
+    act();
   }
 });
 
-$("examples").append(...examples.map(([title, note, question]) => {
-  const li = document.createElement("li");
-  const b = document.createElement("button");
-  b.type = "button";
-  b.append(Object.assign(document.createElement("b"), { textContent: title }), Object.assign(document.createElement("span"), { textContent: note }));
-  b.addEventListener("click", () => $("ask").disabled || send(question.query, question.params));
-  li.append(b);
-  return li;
-}));
-
-const wanted = decodeURIComponent(location.hash.slice(1));
-link("off", "connecting");
-if (shelf.jobs.has(wanted)) select(shelf.jobs.get(wanted));
-else showList();
-show();
-socket.connect();
+// Unfinished answers from before a reload go on.
+for (const answer of sluice.answers) {
+  const column = past.find(answer.jobId);
+  if (column) follow(questionOf(column), column, answer);
+}
+enable();
+picker.offer([], "");
+examples();
+select(past.questions.get(decodeURIComponent(location.hash.slice(1))) ?? null);

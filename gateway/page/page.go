@@ -1,7 +1,7 @@
 // Package page is the page that the gateway serves at /: ask, watch the answer
 // arrive, cancel, come back to it. Plain HTML, CSS and JavaScript without a
-// build step, embedded in the binary together with the Socket.IO client, so
-// that it asks nothing of any other server.
+// build step, embedded in the binary together with the client package, so that
+// it asks nothing of any other server.
 package page
 
 import (
@@ -14,11 +14,13 @@ import (
 	"strings"
 )
 
+// sluice.js is the client package as one file, with the Socket.IO client in it.
 // socket.io.min.js is dist/socket.io.min.js of the npm package socket.io-client
-// 4.8.4, unchanged but for the reference to its source map; its licence (MIT)
-// is in its head.
+// 4.8.4, unchanged but for the reference to its source map, for pages that bring
+// their own script; its licence (MIT) is in its head.
 //
-//go:embed index.html style.css app.js answer.js job.js markdown.js icon.svg socket.io.min.js
+//go:generate cp ../client/dist/sluice.js sluice.js
+//go:embed index.html *.css *.js icon.svg
 var files embed.FS
 
 // policy allows what the page needs, all of it from this server: no inline
