@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -378,6 +379,7 @@ func FuzzSmallMessages(f *testing.F) {
 	f.Add(b)
 	b, _ = (&HTTPResponse{Status: 200, Header: Header{"a": "b"}}).MarshalBinary()
 	f.Add(b)
+	f.Add(EncodeRunning([]string{"job#1", "job#2", ""}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, v := range []coded{new(Error), new(Description), new(HTTPRequest), new(HTTPResponse), new(Settings)} {
 			if v.UnmarshalBinary(b) != nil {
@@ -390,6 +392,11 @@ func FuzzSmallMessages(f *testing.F) {
 		for kind := range uint32(12) {
 			if c, err := DecodeChunk(kind, b); err == nil {
 				EncodeChunk(nil, c)
+			}
+		}
+		if keys, err := DecodeRunning(b); err == nil {
+			if again, err := DecodeRunning(EncodeRunning(keys)); err != nil || !slices.Equal(again, keys) {
+				t.Errorf("calls %q came back as %q, %v", keys, again, err)
 			}
 		}
 	})

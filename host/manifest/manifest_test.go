@@ -66,6 +66,19 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestNativeKeys(t *testing.T) {
+	m := mustParse(t, "name: n\nversion: 1.0.0\nprotocol: 1\nruntime: native\nartifact: n\nmodels: [{name: n}]\nfiles: [/usr/share/zoneinfo, /etc/ssl/certs]\nlimits: {processes: 3}\n")
+	if strings.Join(m.Files, " ") != "/usr/share/zoneinfo /etc/ssl/certs" || m.Limits.Processes != 3 {
+		t.Errorf("files %v, %d processes", m.Files, m.Limits.Processes)
+	}
+	if n, err := m.Narrow(Operator{Limits: Limits{Processes: 2}}); err != nil || n.Limits.Processes != 2 {
+		t.Errorf("narrowed to %+v, %v", n, err)
+	}
+	if _, err := m.Narrow(Operator{Limits: Limits{Processes: 4}}); err == nil {
+		t.Error("the operator got more processes than the manifest asks for")
+	}
+}
+
 // Every refusal names the line, the field and what to do.
 func TestParseRefuses(t *testing.T) {
 	swap := func(old, with string) string {
@@ -105,6 +118,9 @@ func TestParseRefuses(t *testing.T) {
 		"empty":               {"", []string{"is empty"}},
 		"a list":              {"- a\n", []string{"want object"}},
 		"two documents":       {full + "---\nname: b\n", []string{"more than one document"}},
+		"relative file":       {full + "files: [etc/ssl]\n", []string{":25", "files.0", "etc/ssl", "absolute path"}},
+		"file upwards":        {full + "files: [/usr/../root]\n", []string{"files.0", "/usr/../root", "absolute path"}},
+		"no processes":        {swap("limits: {memory", "limits: {processes: 0, memory"), []string{"limits.processes", "from 1 to 64"}},
 		"tiny memory":         {swap("64MiB", "100B"), []string{"limits.memory", "64KiB"}},
 	}
 	for name, tt := range tests {
