@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -55,4 +57,40 @@ func BenchmarkFirstChunk(b *testing.B) {
 		}
 		b.StartTimer()
 	}
+}
+
+// BenchmarkRetryAfter measures how late a job is tried again after the wait that
+// its provider told, with many of them waiting at once.
+func BenchmarkRetryAfter(b *testing.B) {
+	w := newWorld(b, startServer(b).addr)
+	const wait = 300 * time.Millisecond
+	var mu sync.Mutex
+	due := map[string]time.Time{}
+	var late []time.Duration
+	w.host(tuned(nil), provider("fake", func(_ context.Context, req *sdk.Request, emit sdk.Emit) error {
+		mu.Lock()
+		defer mu.Unlock()
+		at, again := due[req.JobID]
+		if !again {
+			due[req.JobID] = time.Now().Add(wait)
+			return &sdk.Error{Kind: sdk.Limited, Wait: wait}
+		}
+		late = append(late, time.Since(at))
+		return emit(sdk.Text("now"))
+	}))
+	for b.Loop() {
+		var ids []string
+		for range 50 {
+			ids = append(ids, w.create(job.Job{}))
+		}
+		for _, id := range ids {
+			w.follow(id, 0)
+		}
+	}
+	slices.Sort(late)
+	if late[0] < 0 {
+		b.Errorf("a job was tried again %s early", -late[0])
+	}
+	b.ReportMetric(float64(late[len(late)/2].Microseconds())/1000, "p50-ms-late")
+	b.ReportMetric(float64(late[(len(late)-1)*99/100].Microseconds())/1000, "p99-ms-late")
 }
