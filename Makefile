@@ -91,6 +91,14 @@ chaos: ## ten minutes of random faults, counting what was lost, doubled or reord
 redteam: ## hostile plugins, and what their neighbours notice of them
 	$(GO) run ./bench/redteam
 
+.PHONY: hotswap
+hotswap: ## hot swaps under 200 streams for two minutes: what was dropped, and memory
+	$(GO) run ./bench/hotswap -for 2m
+
+.PHONY: bench-native
+bench-native: ## start of a native plugin with and without its box, and its neighbours
+	$(GO) test ./host/native -run '^$$' -bench 'Start|Neighbours'
+
 .PHONY: bench
 bench: bench-firstchunk bench-queue bench-plugins bench-gateway ## every benchmark
 
