@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -64,9 +63,6 @@ func subscribe(ctx context.Context, rdb redis.UniversalClient, channel string) (
 		return nil, err
 	}
 	d := &direct{nc: nc}
-	if sc, ok := nc.(syscall.Conn); ok {
-		d.raw, _ = sc.SyscallConn()
-	}
 	// What Redis answers is read by receive: a refusal ends it.
 	switch {
 	case user != "":
@@ -108,8 +104,7 @@ func (p pubSub) receive(ctx context.Context, to receiver, heard func()) error {
 // never used twice: one allocation serves all messages of a buffer.
 type direct struct {
 	nc  net.Conn
-	raw syscall.RawConn // nil if nc has no descriptor of its own (TLS)
-	buf []byte          // buf[r:w] is not parsed yet, buf[w:] is free
+	buf []byte // buf[r:w] is not parsed yet, buf[w:] is free
 	r,
 	w int
 }
@@ -174,7 +169,7 @@ func (d *direct) fill(need int) error {
 		d.w = copy(fresh, d.buf[d.r:d.w])
 		d.buf, d.r = fresh, 0
 	}
-	n, err := d.read(d.buf[d.w:])
+	n, err := d.nc.Read(d.buf[d.w:])
 	d.w += n
 	if n > 0 {
 		return nil

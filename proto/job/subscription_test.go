@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -140,23 +139,6 @@ func TestSubscriptionSignsIn(t *testing.T) {
 		}
 	case <-time.After(soon):
 		t.Fatal("a wrong password goes unnoticed")
-	}
-}
-
-// A connection without a descriptor of its own, such as TLS, is read the usual way.
-func TestSubscriptionWithoutDescriptor(t *testing.T) {
-	srv := startServer(t)
-	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: srv.socket, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
-		return struct{ net.Conn }{nc}, err
-	}})
-	defer rdb.Close()
-	sub, h, _ := listenOn(t, rdb)
-	must(t, sub.Subscribe(t.Context(), "c"))
-	next(t, h.on)
-	must(t, rdb.Publish(t.Context(), "c", "x").Err())
-	if got := next(t, h.messages); got != "c x" {
-		t.Error(got)
 	}
 }
 
