@@ -33,8 +33,8 @@ export class ColumnView {
     this.timing = h("div", { class: "timing", hidden: true }, h("div", { class: "scale" }, this.track), this.legend);
     this.facts = h("dl", { class: "facts", "aria-label": "How the answer was made" });
     this.copy = button("Copy answer", "quiet", () => copied(this.copy, this.column.text));
-    this.again = button("Ask again", "quiet", () => act.again(this.column));
-    this.resume = button("Resume", "quiet", () => act.resume(this.column));
+    this.again = button("Ask again", "quiet help", () => act.again(this.column));
+    this.resume = button("Resume", "quiet help", () => act.resume(this.column));
     this.actions = h("div", { class: "actions", role: "group", "aria-label": "What to do with this answer", hidden: true }, this.resume, this.again, this.copy);
     this.root = h("section", { class: "column", id, tabindex: -1, "aria-labelledby": id + "-name", "data-model": column.model },
       h("header", {}, this.mark, this.name, this.served, h("span", { class: "grow" }), this.cancel),

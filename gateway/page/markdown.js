@@ -186,7 +186,8 @@ function span(text, i, depth, links, missing) {
   const m = address.exec(text);
   if (!m) return null;
   let written = m[0].replace(/[.,;:!?]+$/, "");
-  while (written.endsWith(")") && written.split(")").length > written.split("(").length) written = written.slice(0, -1);
+  let extra = written.split(")").length - written.split("(").length; // closing brackets around it, not of it
+  for (; extra > 0 && written.endsWith(")"); extra--) written = written.slice(0, -1);
   const href = safe(written);
   return href ? { node: { type: "link", href, inline: [written] }, to: i + written.length } : null;
 }

@@ -2,12 +2,14 @@ package page
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // own lists the scripts that are written here.
@@ -52,7 +54,9 @@ func TestLogic(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(node, append([]string{"--test"}, tests...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, node, append([]string{"--test"}, tests...)...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

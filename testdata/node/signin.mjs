@@ -63,7 +63,7 @@ await run(browser, screenshots, "signin", async () => {
   await page.reload();
   await connected(page);
   await page.locator("#side-open").click();
-  assert.match(await page.locator("#who").innerText(), /^Signed in as /);
+  await page.getByText("Signed in as ada").waitFor();
   await page.locator("#sign-out").click();
   await why("no token");
   assert.deepEqual(complaints, []);
