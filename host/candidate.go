@@ -107,8 +107,10 @@ const secretRef = "sluice.config/"
 // references in it: the operator's secrets, and the environment.
 func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(string) (string, bool), error) {
 	refs := map[string]string{}
-	for name := range op.Secrets {
-		refs[name] = "env:" + secretRef + name
+	for name, s := range op.Secrets {
+		if refs[name] = s.Reference(); refs[name] == "" { // the gate reads a reference again when it may have changed
+			refs[name] = "env:" + secretRef + name
+		}
 	}
 	lookup := func(name string) (string, bool) {
 		if s, ok := strings.CutPrefix(name, secretRef); ok {
@@ -121,6 +123,8 @@ func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(st
 	limits.Memory, limits.Output = int64(op.Limits.Memory), int64(op.Limits.Output)
 	limits.Concurrency = op.Limits.Concurrency
 	limits.FirstToken, limits.Idle, limits.Total = op.Limits.FirstToken, op.Limits.Idle, op.Limits.Total
+	limits.CPU, limits.OpenRequests = op.Limits.CPU, op.Limits.OpenRequests
+	limits.RequestBody, limits.ResponseBody = int64(op.Limits.RequestBody), int64(op.Limits.ResponseBody)
 	out, err := m.Narrow(manifest.Operator{
 		Settings: op.Settings, Secrets: refs, Egress: op.Egress, Limits: limits, AllowPrivate: op.AllowPrivate,
 	})
