@@ -245,6 +245,9 @@ func (c *chaos) client(ctx, breaking context.Context, user string, rng *rand.Ran
 		}
 		started := p.policy != ""
 		if started {
+			// A tab that is open is shown the job by itself. One that asks for
+			// all of it meanwhile gets what it asks for, a second time.
+			first.close()
 			if c.create(ctx, p) != nil {
 				return
 			}
