@@ -98,9 +98,6 @@ type member struct {
 	word string // host or gateway
 	way  *proxy
 
-	// one breaks it at a time
-	broken sync.Mutex
-
 	mu    sync.Mutex
 	p     *process
 	id    string // of a host

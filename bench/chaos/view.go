@@ -24,7 +24,6 @@ type view struct {
 	frames  int
 	end     string // event of the terminal frame
 	code    string // of an error
-	asked   bool   // for a cancel
 }
 
 // data is what matters of a frame.
