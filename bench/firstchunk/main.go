@@ -84,7 +84,7 @@ func serve(ctx context.Context, dir string, instance embedded.Instance, log *slo
 	c := config.Default()
 	c.Gateway.Addr = "127.0.0.1:0"
 	c.Plugins.Dirs, c.Plugins.CacheDir = []string{*plugins}, cmp.Or(*cache, dir+"/cache")
-	c.Plugins.Config = map[string]config.Plugin{"openai": {Disabled: true}, "openai-sandbox": {Disabled: true}}
+	c.Plugins.Config = map[string]config.Plugin{"openai": {Disabled: true}}
 	rdb := redis.NewUniversalClient(instance.Redis)
 	defer rdb.Close()
 	life, stop := context.WithCancel(ctx)
