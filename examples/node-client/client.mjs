@@ -13,6 +13,7 @@ socket.on("connect", async () => {
   jobId = ack.jobId;
 });
 socket.onAny((_event, data) => { if (data?.seq) lastSeq = data.seq; });
+socket.on("model:start:v1", ({ attempt, reset }) => { if (reset && attempt > 1) process.stdout.write("\n(again, from the start)\n"); });
 socket.on("model:chunk:v1", ({ chunk }) => process.stdout.write(chunk));
 socket.on("model:complete:v1", ({ model, tokens, duration }) => {
   console.log(`\n(${model}: ${tokens} tokens in ${duration} ms)`);
