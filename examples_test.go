@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +47,41 @@ func TestNodeClient(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "Hello from a test\n(echo: 4 tokens in ") {
 		t.Errorf("it prints %q, %v", out, err)
+	}
+}
+
+// It says so when an answer begins again, since what it printed before no longer counts.
+func TestNodeClientIsToldOfAnotherAttempt(t *testing.T) {
+	in := install(t)
+	node, pkill := need(t, "node"), need(t, "pkill")
+	cache := t.TempDir() // known by its path among all plugins of the machine
+	url := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=memory", "SLUICE_PLUGINS__CACHE_DIR=" + cache}).url
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, node, "client.mjs", strings.Repeat("word ", 60))
+	cmd.Dir = "examples/node-client"
+	cmd.Env = append(cleanEnvironment(), "SLUICE_URL="+url)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 10)
+	if _, err := io.ReadFull(out, first); err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command(pkill, "-9", "-f", "^"+cache+"/store/").Run(); err != nil {
+		t.Fatalf("kill the plugin: %v", err)
+	}
+	rest, err := io.ReadAll(out)
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	_, again, ok := strings.Cut(string(rest), "\n(again, from the start)\n")
+	if !ok || !strings.HasPrefix(again, strings.Repeat("word ", 59)+"word") {
+		t.Errorf("it prints %s%s", first, rest)
 	}
 }
 
