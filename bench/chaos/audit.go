@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -13,8 +17,9 @@ import (
 const upstreamTimeout = 25 * time.Second
 
 // audit looks at a job that its client has seen the end of: what Redis holds of
-// it, how long failovers took, and whether a cancel reached the upstream.
-func (c *chaos) audit(ctx context.Context, p *plan) {
+// it, whether every tab was given just that, how long failovers took, whether it
+// failed for a reason, and whether a cancel ended it and reached the upstream.
+func (c *chaos) audit(ctx context.Context, p *plan, views ...*view) {
 	defer func() {
 		c.mu.Lock()
 		delete(c.active, p.id)
@@ -29,12 +34,11 @@ func (c *chaos) audit(ctx context.Context, p *plan) {
 		}
 		return
 	}
+	if why := oddLog(frames); why != "" {
+		c.report.lost.add("%s: in the log %s", p.id, why)
+	}
 	terminal := 0
-	for i, f := range frames {
-		if f.Seq != int64(i)+1 {
-			c.report.lost.add("%s: in the log seq %d is at place %d", p.id, f.Seq, i+1)
-			break
-		}
+	for _, f := range frames {
 		if f.Terminal() {
 			terminal++
 		}
@@ -42,13 +46,84 @@ func (c *chaos) audit(ctx context.Context, p *plan) {
 	if terminal != 1 || !st.State.Terminal() || !frames[len(frames)-1].Terminal() {
 		c.report.ends.add("%s: in the log %d frames end it, and it is %s", p.id, terminal, st.State)
 	}
+	for _, v := range views {
+		v.compare(frames)
+	}
 	c.failovers(p.id, frames)
+	if len(frames) > 0 && frames[len(frames)-1].Event == job.EventError {
+		c.failure(p, frames[len(frames)-1])
+	}
 	c.mu.Lock()
 	sought, yes := c.sought[p.id]
 	c.mu.Unlock()
-	if st.State == job.StateCancelled && yes && p.model == "gpt-chaos" {
+	switch {
+	case !yes:
+	case st.State != job.StateCancelled:
+		c.report.ends.add("%s: it is %s, after a cancel that was accepted", p.id, st.State)
+	case p.model == "gpt-chaos":
 		c.reached(ctx, p.id, sought)
 	}
+}
+
+// oddLog says what can't be in a log, "" if all can: seq counts without gaps,
+// attempts follow each other, and the chunks of each count from 0.
+func oddLog(frames []job.Frame) string {
+	attempt, index := int64(0), int64(0)
+	for i, f := range frames {
+		if f.Seq != int64(i)+1 {
+			return fmt.Sprintf("seq %d is at place %d", f.Seq, i+1)
+		}
+		if f.Attempt < attempt {
+			return fmt.Sprintf("attempt %d follows attempt %d at seq %d", f.Attempt, attempt, f.Seq)
+		}
+		if f.Attempt > attempt {
+			attempt, index = f.Attempt, 0
+		}
+		if f.Event != job.EventChunk {
+			continue
+		}
+		var d struct {
+			Index int64 `json:"index"`
+		}
+		if err := json.Unmarshal(f.Data, &d); err != nil || d.Index != index {
+			return fmt.Sprintf("seq %d has index %d, not %d (%v)", f.Seq, d.Index, index, err)
+		}
+		index++
+	}
+	return ""
+}
+
+// failure tells of a job that failed. Only the loss of its host is a reason, and
+// only for one that said so or has lost several.
+func (c *chaos) failure(p *plan, end job.Frame) {
+	var e struct {
+		Attempt int64  `json:"attempt"`
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Fault   string `json:"fault"`
+	}
+	_ = json.Unmarshal(end.Data, &e) // what can't be read is no reason
+	if e.Code == job.CodeHostLost && (p.policy == job.PolicyFail || e.Attempt > 1) {
+		return
+	}
+	c.report.failed.add("%s (%s): %s (%s): %s, in attempt %d%s", p.id, p.model, e.Code, e.Fault, e.Message, e.Attempt, c.excerpt(p.id))
+}
+
+// excerpt is what the hosts' logs say about a job, above the ordinary.
+func (c *chaos) excerpt(id string) string {
+	var found strings.Builder
+	for _, h := range c.hosts {
+		text, err := os.ReadFile(filepath.Join(c.dir, h.name+".log"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "job="+id) && !strings.Contains(line, "level=INFO") && found.Len() < 4<<10 {
+				fmt.Fprintf(&found, "\n      %s: %s", h.name, strings.TrimSpace(line))
+			}
+		}
+	}
+	return found.String()
 }
 
 // log reads all frames of a job, whatever becomes of Redis meanwhile.
@@ -87,7 +162,8 @@ func (c *chaos) failovers(id string, frames []job.Frame) {
 				Timestamp int64 `json:"timestamp"`
 			}
 			if json.Unmarshal(f.Raw, &when) == nil {
-				c.report.failover(time.UnixMilli(when.Timestamp).Sub(k.at), k.disturbed)
+				at := time.UnixMilli(when.Timestamp)
+				c.report.failover(at.Sub(k.at), c.disturbed(k.host, k.at, at))
 			}
 			break
 		}

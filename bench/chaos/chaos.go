@@ -38,8 +38,7 @@ type chaos struct {
 	audits   sync.WaitGroup
 
 	mu     sync.Mutex
-	storms int
-	calm   time.Time
+	unrest []*disturbance
 	kills  []*kill
 	active map[string]*plan
 	sought map[string]time.Time // when cancels were sent that were acknowledged, by job
@@ -47,9 +46,9 @@ type chaos struct {
 
 // kill is the end of a host, and what it was running.
 type kill struct {
-	at        time.Time
-	disturbed bool
-	jobs      map[string]int64 // attempt
+	host string
+	at   time.Time
+	jobs map[string]int64 // attempt
 }
 
 // The times after the faults are over.
@@ -73,7 +72,7 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 		return nil, err
 	}
 	defer func() {
-		if !o.keep && err == nil && !c.report.broken() {
+		if !o.keep && err == nil && len(c.report.misses()) == 0 {
 			os.RemoveAll(c.dir)
 			return
 		}
@@ -95,8 +94,13 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	}
 	fmt.Fprintf(o.out, "%d clients, %s\n", o.clients, o.length)
 	c.report.began = time.Now()
-	c.storm()() // hosts judge nobody at first
+	c.disturb("")() // hosts judge nobody at first
+	beating, stop := context.WithCancel(ctx)
+	var pulse sync.WaitGroup
+	pulse.Go(func() { c.pulse(beating) })
 	c.rage(ctx)
+	stop()
+	pulse.Wait()
 	return c.report, ctx.Err()
 }
 
@@ -232,6 +236,7 @@ func (c *chaos) client(ctx, breaking context.Context, user string, rng *rand.Ran
 	for pause(breaking, time.Duration(rng.IntN(600))*time.Millisecond) {
 		p := newPlan(rng, user)
 		v := &view{plan: p, name: "first", r: c.report}
+		views := []*view{v}
 		var second sync.WaitGroup
 		seed := rng.Uint64()
 		accepted := func() {
@@ -240,7 +245,9 @@ func (c *chaos) client(ctx, breaking context.Context, user string, rng *rand.Ran
 			c.active[p.id] = p
 			c.mu.Unlock()
 			if p.tab {
-				second.Go(func() { c.secondTab(ctx, p, token, rand.New(rand.NewPCG(seed, 2))) })
+				other := &view{plan: p, name: "second", r: c.report}
+				views = append(views, other)
+				second.Go(func() { c.secondTab(ctx, other, token, rand.New(rand.NewPCG(seed, 2))) })
 			}
 		}
 		started := p.policy != ""
@@ -260,7 +267,7 @@ func (c *chaos) client(ctx, breaking context.Context, user string, rng *rand.Ran
 		_, begun := c.active[p.id]
 		c.mu.Unlock()
 		if err == nil && begun {
-			c.audits.Go(func() { c.audit(ctx, p) })
+			c.audits.Go(func() { c.audit(ctx, p, views...) })
 		}
 		if ctx.Err() != nil {
 			return
@@ -268,13 +275,12 @@ func (c *chaos) client(ctx, breaking context.Context, user string, rng *rand.Ran
 	}
 }
 
-func (c *chaos) secondTab(ctx context.Context, p *plan, token string, rng *rand.Rand) {
+func (c *chaos) secondTab(ctx context.Context, v *view, token string, rng *rand.Rand) {
 	if !pause(ctx, time.Duration(rng.IntN(1500))*time.Millisecond) {
 		return
 	}
-	t := &tab{c: c, user: p.user, token: token, name: "second", rng: rng}
+	t := &tab{c: c, user: v.plan.user, token: token, name: v.name, rng: rng}
 	defer t.close()
-	v := &view{plan: p, name: "second", r: c.report}
 	reconnects, _ := t.see(ctx, v, true, nil) // its error is ctx's
 	c.seen(v, reconnects)
 }
@@ -309,7 +315,8 @@ func (c *chaos) create(ctx context.Context, p *plan) error {
 	}
 }
 
-// cancelled notes that a cancel was acknowledged, and when it had been sent.
+// cancelled notes that a cancel was accepted, and when it had been sent: from
+// then on the job has one end only.
 func (c *chaos) cancelled(p *plan, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,22 +24,22 @@ func (c *chaos) core() []fault {
 	return []fault{
 		{"host killed", 10, func(ctx context.Context, rng *rand.Rand) { c.killHost(ctx, rng, host(rng)) }},
 		{"host paused", 3, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			c.freeze(ctx, host(rng).process(), between(rng, 300, 5000))
 		}},
 		{"host restarted in order", 2, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			c.restart(ctx, host(rng), syscall.SIGTERM, false)
 		}},
 		{"host cut off", 3, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			w := host(rng).way
 			w.refuse()
 			pause(ctx, between(rng, 100, 6000))
 			w.mend()
 		}},
 		{"host's commands held back", 3, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			w := host(rng).way
 			w.swallow()
 			pause(ctx, between(rng, 100, 5000))
@@ -49,32 +49,32 @@ func (c *chaos) core() []fault {
 			w.mend()
 		}},
 		{"host's way slow", 2, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			w := host(rng).way
 			w.slow(between(rng, 5, 80))
 			pause(ctx, between(rng, 500, 3000))
 			w.mend()
 		}},
 		{"redis killed", 2, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			c.killRedis(ctx, between(rng, 0, 3000))
 		}},
 		{"redis paused", 2, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			c.freeze(ctx, c.redis.p, between(rng, 100, 4000))
 		}},
 		{"redis asleep", 2, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			_ = c.rdb.Do(ctx, "DEBUG", "SLEEP", between(rng, 100, 2000).Seconds()).Err()
 		}},
 		{"redis full", 1, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			_ = c.rdb.ConfigSet(ctx, "maxmemory", "1mb").Err()
 			pause(ctx, between(rng, 200, 2500))
 			c.persist(func(ctx context.Context) error { return c.rdb.ConfigSet(ctx, "maxmemory", "0").Err() })
 		}},
 		{"connections killed", 4, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			kind := []string{"normal", "pubsub"}[rng.IntN(2)]
 			for range 1 + rng.IntN(10) {
 				_ = c.rdb.Do(ctx, "CLIENT", "KILL", "TYPE", kind).Err()
@@ -82,7 +82,7 @@ func (c *chaos) core() []fault {
 			}
 		}},
 		{"host killed while redis is away", 1, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			var both sync.WaitGroup
 			both.Go(func() { c.killRedis(ctx, 2*time.Second) })
 			pause(ctx, between(rng, 0, 1500))
@@ -90,7 +90,7 @@ func (c *chaos) core() []fault {
 			both.Wait()
 		}},
 		{"both hosts killed", 1, func(ctx context.Context, rng *rand.Rand) {
-			defer c.storm()()
+			defer c.disturb("")()
 			var both sync.WaitGroup
 			for _, h := range c.hosts {
 				both.Go(func() { c.restart(ctx, h, syscall.SIGKILL, false) })
@@ -156,39 +156,77 @@ func (c *chaos) lane(ctx context.Context, rng *rand.Rand, faults []fault, gap fu
 	}
 }
 
-// storm notes that from now until the returned function is called, and for the
-// time in which hosts then judge nobody, a failover isn't an undisturbed one.
-func (c *chaos) storm() (over func()) {
+// disturbance is a time in which a failover isn't an undisturbed one.
+type disturbance struct {
+	host     string // the place whose end it is: its own failover isn't disturbed by it; "" is any other
+	from, to time.Time
+}
+
+// disturb notes that something is broken, from now until the returned function
+// is called, and for the time in which hosts then judge nobody.
+func (c *chaos) disturb(host string) (over func()) {
+	d := &disturbance{host: host, from: time.Now()}
 	c.mu.Lock()
-	c.storms++
+	c.unrest = append(c.unrest, d)
 	c.mu.Unlock()
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.storms--
-		c.calm = time.Now().Add(calmAfter)
+		d.to = time.Now().Add(calmAfter)
 	}
 }
 
-// calmAfter is how long a host judges nobody after a disturbance of its own,
+// calmAfter is how long a host judges nobody after it has begun or was disturbed,
 // and a little.
 const calmAfter = 4 * time.Second
 
-// disturbed tells whether anything but the death of one host was going on.
-func (c *chaos) disturbed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.storms > 0 || time.Now().Before(c.calm)
+// disturbed tells whether anything but the death of one host was going on
+// between two times. The caller holds mu.
+func (c *chaos) disturbed(host string, from, to time.Time) bool {
+	for _, d := range c.unrest {
+		if (d.host == "" || d.host != host) && d.from.Before(to) && (d.to.IsZero() || d.to.After(from)) {
+			return true
+		}
+	}
+	return false
+}
+
+// stall is how late a timer or a PING may be before the machine itself is what
+// is slow: hosts judge nobody who find Redis that slow.
+const stall = 200 * time.Millisecond
+
+// pulse notes when the machine stands still, until ctx ends.
+func (c *chaos) pulse(ctx context.Context) {
+	const beat = 50 * time.Millisecond
+	for {
+		began := time.Now()
+		if !pause(ctx, beat) {
+			return
+		}
+		_ = c.rdb.Ping(ctx).Err() // that Redis is away is a fault of its own
+		if time.Since(began) < beat+stall || ctx.Err() != nil {
+			continue
+		}
+		now := time.Now()
+		c.mu.Lock()
+		known := c.disturbed("", began, now)
+		c.unrest = append(c.unrest, &disturbance{from: began, to: now.Add(calmAfter)})
+		c.mu.Unlock()
+		if !known {
+			c.note("the machine stood still for %s", now.Sub(began))
+			c.report.stalled()
+		}
+	}
 }
 
 // killHost kills a host, notes who ran there, and starts it again.
 func (c *chaos) killHost(ctx context.Context, rng *rand.Rand, h *member) {
-	disturbed := c.disturbed()
+	defer c.disturb(h.name)()
 	running := c.runningOn(ctx, h.hostID())
 	at := time.Now()
 	h.process().end(syscall.SIGKILL)
 	c.mu.Lock()
-	c.kills = append(c.kills, &kill{at: at, disturbed: disturbed, jobs: running})
+	c.kills = append(c.kills, &kill{host: h.name, at: at, jobs: running})
 	c.mu.Unlock()
 	// Long enough to be found dead, or so short that it comes back before.
 	pause(ctx, []time.Duration{0, between(rng, 0, 400), between(rng, 2500, 5000)}[rng.IntN(3)])

@@ -163,6 +163,9 @@ func (t *tab) see(ctx context.Context, v *view, started bool, accepted func()) (
 				code = a.Error.Code
 			}
 			t.c.report.injected("(refused: " + code + ")")
+			if code != "unavailable" {
+				t.c.report.refused.add("%s: %s", v, code)
+			}
 			if !pause(ctx, time.Duration(100+t.rng.IntN(400))*time.Millisecond) {
 				return reconnects, ctx.Err()
 			}
@@ -203,9 +206,11 @@ func (t *tab) follow(ctx context.Context, v *view) (ended bool, err error) {
 			case in.event == "" && in.ack == cancel:
 				var a answer
 				_ = json.Unmarshal(in.data, &a)
-				if a.OK {
+				switch {
+				case a.OK && (a.State == string(job.StateComplete) || a.State == string(job.StateFailed)): // too late
+				case a.OK:
 					t.c.cancelled(p, sought)
-				} else {
+				default:
 					cancel = -1
 					retry = time.After(300 * time.Millisecond)
 				}

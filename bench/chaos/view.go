@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"hash/maphash"
+	"strings"
 	"sync"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -22,9 +24,19 @@ type view struct {
 	missing map[int64]bool
 	text    []byte
 	frames  int
+	got     []got
 	end     string // event of the terminal frame
 	code    string // of an error
 }
+
+// got is a frame that the tab was given, to be found again in the log.
+type got struct {
+	from, to int64 // seqs it stands for
+	event    string
+	sum      uint64 // of its data; of its text when it stands for several
+}
+
+var sums = maphash.MakeSeed()
 
 // data is what matters of a frame.
 type data struct {
@@ -75,6 +87,11 @@ func (v *view) take(event string, raw json.RawMessage) {
 		}
 	}
 	v.last = d.Seq
+	g := got{from: from, to: d.Seq, event: event, sum: maphash.Bytes(sums, raw)}
+	if from < d.Seq {
+		g.sum = maphash.String(sums, d.Chunk)
+	}
+	v.got = append(v.got, g)
 	if v.end != "" {
 		v.r.ends.add("%s: seq %d (%s) after %s", v, d.Seq, event, v.end)
 		return
@@ -94,6 +111,45 @@ func (v *view) take(event string, raw json.RawMessage) {
 		v.end, v.code = event, d.Code
 		v.check(d)
 	}
+}
+
+// compare holds what the tab was given against the job's log: all of it, and
+// nothing else.
+func (v *view) compare(log []job.Frame) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.end == "" || v.end == "gone" {
+		return // counted as such
+	}
+	for _, g := range v.got {
+		if g.from < 1 || g.to > int64(len(log)) {
+			v.r.differ.add("%s: seq %d to %d (%s), and the log has %d frames", v, g.from, g.to, g.event, len(log))
+			return
+		}
+		sum := maphash.Bytes(sums, log[g.to-1].Data)
+		if g.from < g.to {
+			sum = maphash.String(sums, textOf(log[g.from-1:g.to]))
+		}
+		if g.event != log[g.to-1].Event || g.sum != sum {
+			v.r.differ.add("%s: seq %d to %d (%s) is another than in the log (%s)", v, g.from, g.to, g.event, log[g.to-1].Event)
+		}
+	}
+	if v.last != int64(len(log)) {
+		v.r.differ.add("%s: ended at seq %d, and the log has %d frames", v, v.last, len(log))
+	}
+}
+
+// textOf is the text of chunks; that of anything else is no text.
+func textOf(frames []job.Frame) string {
+	var text strings.Builder
+	for _, f := range frames {
+		var d data
+		if f.Event != job.EventChunk || json.Unmarshal(f.Data, &d) != nil {
+			return "\x00" + f.Event
+		}
+		text.WriteString(d.Chunk)
+	}
+	return text.String()
 }
 
 // check compares what the tab has put together with what the end says.
