@@ -51,7 +51,7 @@ func (c *chaos) audit(ctx context.Context, p *plan, views ...*view) {
 	}
 	c.failovers(p.id, frames)
 	if len(frames) > 0 && frames[len(frames)-1].Event == job.EventError {
-		c.failure(p, frames[len(frames)-1])
+		c.failure(p, frames)
 	}
 	c.mu.Lock()
 	sought, yes := c.sought[p.id]
@@ -93,20 +93,33 @@ func oddLog(frames []job.Frame) string {
 	return ""
 }
 
-// failure tells of a job that failed. Only the loss of its host is a reason, and
-// only for one that said so or has lost several.
-func (c *chaos) failure(p *plan, end job.Frame) {
+// attempts is host.max_attempts, as it is by default.
+const attempts = 5
+
+// failure tells of a job that failed. There are two reasons for that: its host
+// was lost and the job wanted no other one or had lost several, or each of its
+// attempts met with something that was broken.
+func (c *chaos) failure(p *plan, frames []job.Frame) {
 	var e struct {
 		Attempt int64  `json:"attempt"`
 		Code    string `json:"code"`
 		Message string `json:"message"`
 		Fault   string `json:"fault"`
+		Status  string `json:"status"` // of progress
 	}
-	_ = json.Unmarshal(end.Data, &e) // what can't be read is no reason
-	if e.Code == job.CodeHostLost && (p.policy == job.PolicyFail || e.Attempt > 1) {
-		return
+	failed := 1
+	for _, f := range frames {
+		_ = json.Unmarshal(f.Data, &e) // what can't be read is no reason
+		if f.Event == job.EventProgress && e.Status == "retrying" {
+			failed++
+		}
 	}
-	c.report.failed.add("%s (%s): %s (%s): %s, in attempt %d%s", p.id, p.model, e.Code, e.Fault, e.Message, e.Attempt, c.excerpt(p.id))
+	switch {
+	case e.Code == job.CodeHostLost && (p.policy == job.PolicyFail || e.Attempt > 1):
+	case (e.Code == "unavailable" || e.Code == "truncated") && failed >= attempts:
+	default:
+		c.report.failed.add("%s (%s): %s (%s): %s, in attempt %d%s", p.id, p.model, e.Code, e.Fault, e.Message, e.Attempt, c.excerpt(p.id))
+	}
 }
 
 // excerpt is what the hosts' logs say about a job, above the ordinary.
