@@ -73,7 +73,10 @@ func plugin(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		_, err = fmt.Fprintf(stdout, "%s %s (%s) is in %s\n", m.Name, m.Version, m.Runtime, m.Dir)
 		return err
 	case word == "new" && (len(rest) == 1 || len(rest) == 2):
-		b := &workshop.Bench{Out: stdout, Err: stderr}
+		b, err := bench()
+		if err != nil {
+			return err
+		}
 		return b.New(rest[0], strings.Join(rest[1:], ""))
 	case word == "list" && len(rest) == 0:
 		b, err := bench()

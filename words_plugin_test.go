@@ -123,16 +123,24 @@ func TestHangup(t *testing.T) {
 	p.stop()
 }
 
-// A new plugin is one that builds, passes its test and answers.
+// A new plugin is one whose next steps work as they are printed: it passes its
+// test, builds, and answers.
 func TestNewPlugin(t *testing.T) {
+	in := install(t)
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())
-	out, _, err := word(t, "plugin", "new", "parrot")
-	if err != nil || !strings.Contains(out, "go test .") {
-		t.Fatalf("%q, %v", out, err)
+	sluice := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), in.binary, args...)
+		cmd.Env = append(cleanEnvironment(), "SLUICE_PLUGINS__DIRS=plugins", "SLUICE_PLUGINS__CACHE_DIR=cache")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := sluice("plugin", "new", "parrot")
+	if err != nil {
+		t.Fatalf("%s: %v", out, err)
 	}
 	// A module of its own is made where there is none, which a folder of the machine's may be in.
 	if _, err := os.Stat("parrot/go.mod"); (err == nil) != strings.Contains(out, "go mod tidy") {
@@ -145,8 +153,8 @@ func TestNewPlugin(t *testing.T) {
 		{[]string{"parrot"}, "parrot is not empty"},
 		{[]string{"Parrot"}, "lower-case letters"},
 	} {
-		if _, _, err := word(t, append([]string{"plugin", "new"}, test.args...)...); err == nil || !strings.Contains(err.Error(), test.err) {
-			t.Errorf("new %v: error %v, want %s", test.args, err, test.err)
+		if text, err := sluice(append([]string{"plugin", "new"}, test.args...)...); err == nil || !strings.Contains(text, test.err) {
+			t.Errorf("new %v: %v, %s, want %s", test.args, err, text, test.err)
 		}
 	}
 	// As go mod tidy would, but for the module that isn't published: with what this one uses.
@@ -163,27 +171,57 @@ func TestNewPlugin(t *testing.T) {
 	if err := errors.Join(os.WriteFile("parrot/go.mod", []byte(own), 0o600), os.WriteFile("parrot/go.sum", sum, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	test := exec.CommandContext(t.Context(), "go", "test", "-mod=mod", ".")
-	test.Dir = "parrot"
-	test.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off", "GOPROXY=off")
-	if text, err := test.CombinedOutput(); err != nil {
-		t.Fatalf("its test: %v\n%s", err, text)
+	var script []string
+	for line := range strings.Lines(out) {
+		if step, ok := strings.CutPrefix(line, "  "); ok && !strings.HasPrefix(step, "go mod ") {
+			script = append(script, step)
+		}
 	}
-	for _, runtime := range []string{"native", "sandbox"} {
-		if _, _, err := word(t, "plugin", "build", "parrot/"+runtime+".yaml", "plugins/"+runtime); err != nil {
-			t.Fatal(err)
-		}
-		out, log, err := word(t, "plugin", "run", "plugins/"+runtime, "Pieces of eight", "--plugins.cache_dir", "cache")
-		if err != nil || out != "Pieces of eight\n" || !strings.Contains(log, "[finish {Reason:stop") {
-			t.Errorf("%s answers %q, %v\n%s", runtime, out, err, log)
-		}
+	if len(script) != 5 {
+		t.Fatalf("the next steps are %q", script)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-exc", strings.Join(script, ""))
+	cmd.Env = append(cleanEnvironment(), "GOFLAGS=-mod=mod", "GOWORK=off", "GOPROXY=off", "SLUICE_PLUGINS__CACHE_DIR="+in.cache)
+	var steps bytes.Buffer
+	cmd.Stderr = &steps
+	if text, err := cmd.Output(); err != nil || strings.Count(string(text), "Hello\n") != 2 {
+		t.Fatalf("its next steps: %v\n%s\n%s", err, text, &steps)
+	}
+	if out, err := sluice("plugin", "build", "parrot/native.yaml", "plugins/native"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := sluice("plugin", "run", "plugins/native", "Pieces of eight"); err != nil || !strings.Contains(out, "Pieces of eight\n[finish {Reason:stop") {
+		t.Errorf("%v\n%s", err, out)
 	}
 	// In a module there is no other.
-	out, _, err = word(t, "plugin", "new", "cockatoo", "parrot/cockatoo")
-	if err != nil || strings.Contains(out, "go mod tidy") {
+	out, err = sluice("plugin", "new", "cockatoo", "parrot/cockatoo")
+	if err != nil || strings.Contains(out, "go mod") {
 		t.Errorf("%q, %v", out, err)
 	}
 	if _, err := os.Stat("parrot/cockatoo/go.mod"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a module was made in a module: %v", err)
+	}
+}
+
+// The next steps of a plugin made with a binary of a clone name that clone, as
+// long as its module is nowhere else.
+func TestNewPluginOutsideTheClone(t *testing.T) {
+	in := install(t)
+	clone := t.TempDir()
+	outside, err := os.MkdirTemp("/var/tmp", "sluice-test-") // the folder of temporary files may be in a module
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(outside)
+	binary := filepath.Join(clone, "build", "sluice")
+	if err := errors.Join(os.Mkdir(filepath.Dir(binary), 0o755), os.Link(in.binary, binary),
+		os.WriteFile(filepath.Join(clone, "go.mod"), []byte("module github.com/sluicehq/sluice\n\ngo 1.26\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, "plugin", "new", "parrot")
+	cmd.Dir, cmd.Env = outside, cleanEnvironment()
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "-replace github.com/sluicehq/sluice="+clone+"\n  go mod tidy\n") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -148,7 +148,7 @@ func TestTry(t *testing.T) {
 		code             int
 		stdout, inStderr string
 	}{
-		{[]string{"-model", "x", "-system", "sys", "-option", "o=opt", "-settings", `{"s":"set"}`, "hello", "there"}, 0, "x sys hello there opt set\n", "[finish {Reason:stop Raw:}]"},
+		{[]string{"-model", "x", "-system", "sys", "-option", "o=opt", "-settings", `{"s":"set"}`, "hello", "there"}, 0, "x sys hello there opt set\n", "\n[finish {Reason:stop Raw:}]"},
 		{[]string{"fail"}, 1, "\n", "limited: slow down (fault: upstream)"},
 		{[]string{"panic"}, 1, "\n", "internal: provider panicked: oh (fault: plugin)"},
 		{nil, 2, "", "p 1 is a Sluice provider"},

@@ -59,6 +59,7 @@ func try(ctx context.Context, p *Provider, args []string, stdout, stderr io.Writ
 	}
 	req.Messages = append(req.Messages, Message{RoleUser, []Part{TextPart(strings.Join(flags.Args(), " "))}})
 
+	midLine := false // on a terminal, where both streams are one
 	err := guarded(func() error {
 		return p.Generate(ctx, req, func(c Chunk) error {
 			if ctx.Err() != nil {
@@ -66,8 +67,13 @@ func try(ctx context.Context, p *Provider, args []string, stdout, stderr io.Writ
 			}
 			var err error
 			if t, ok := c.(Text); ok {
+				midLine = !strings.HasSuffix(string(t), "\n")
 				_, err = io.WriteString(stdout, string(t))
 			} else {
+				if midLine {
+					fmt.Fprintln(stderr)
+					midLine = false
+				}
 				_, err = fmt.Fprintf(stderr, "[%s %+v]\n", strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", c), "sdk.")), c)
 			}
 			return err

@@ -58,12 +58,66 @@ func (b *Bench) New(name, dir string) error {
 			return err
 		}
 	}
+	return b.next(name, dir, in)
+}
+
+// next says how to go on from the new folder, in words that work there.
+func (b *Bench) next(name, dir string, inModule bool) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the binary to say how to go on: %w", err)
+	}
+	plugins := filepath.Join(filepath.Dir(exe), "plugins")
+	if len(b.Plugins.Dirs) > 0 {
+		plugins = b.Plugins.Dirs[0]
+	}
 	fmt.Fprintf(b.Out, "%s is in %s. Next:\n\n  cd %s\n", name, dir, dir)
-	if !in {
+	if !inModule {
+		if clone := moduleOf(exe); clone != "" {
+			fmt.Fprintf(b.Out, "  go mod edit -require %[1]s@v0.0.0 -replace %[1]s=%[2]s\n", module, clone)
+		}
 		fmt.Fprintf(b.Out, "  go mod tidy\n")
 	}
-	fmt.Fprintf(b.Out, "  go test .\n  go run . Hello\n  sluice plugin build sandbox.yaml PLUGINS/%[1]s\n  sluice plugin run PLUGINS/%[1]s Hello\n\nPLUGINS is a folder of plugins.dirs.\n", name)
-	return nil
+	sluice, artifact := seenFrom(dir, exe), seenFrom(dir, filepath.Join(plugins, name))
+	_, err = fmt.Fprintf(b.Out, `  go test .
+  go run . Hello
+  %[1]s plugin build sandbox.yaml %[2]s
+  %[1]s plugin run %[2]s Hello
+
+A Sluice that runs takes it in by itself a moment later.
+`, sluice, artifact)
+	return err
+}
+
+// seenFrom writes a path relative to a folder when that is shorter.
+func seenFrom(dir, path string) string {
+	from, err := filepath.Abs(dir)
+	if err != nil {
+		return path
+	}
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(from, path); err == nil && len(rel) < len(path) {
+		return rel
+	}
+	return path
+}
+
+// module is what a plugin imports.
+const module = "github.com/sluicehq/sluice"
+
+// moduleOf is the clone that a binary was built in, "" when it isn't in one.
+func moduleOf(exe string) string {
+	for dir := filepath.Dir(exe); ; dir = filepath.Dir(dir) {
+		if mod, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil && bytes.HasPrefix(mod, []byte("module "+module+"\n")) {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			return ""
+		}
+	}
 }
 
 // inModule reports whether a folder, there or not, is in a Go module.

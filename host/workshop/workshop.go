@@ -184,15 +184,19 @@ func (b *Bench) Ask(ctx context.Context, dir string, q Question) error {
 		}
 		began := time.Now()
 		var first time.Duration
-		chunks, midLine := 0, false
+		chunks, midLine, apart := 0, false, false
 		err = p.Generate(ctx, req, func(c sdk.Chunk) error {
 			if chunks++; chunks == 1 {
 				first = time.Since(began)
 			}
 			if t, ok := c.(sdk.Text); ok {
-				midLine = t != "" && !strings.HasSuffix(string(t), "\n")
+				midLine, apart = t != "" && !strings.HasSuffix(string(t), "\n"), false
 				_, err := io.WriteString(b.Out, string(t))
 				return err
+			}
+			if midLine && !apart { // on a terminal they are one
+				fmt.Fprintln(b.Err)
+				apart = true
 			}
 			_, err := fmt.Fprintf(b.Err, "[%s %+v]\n", strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", c), "sdk.")), c)
 			return err
