@@ -376,3 +376,11 @@ func TestSecretReferences(t *testing.T) {
 		t.Errorf("a secret with a line break: %v", err)
 	}
 }
+
+// Whoever forgot a key that isn't required learns of it at the start.
+func TestMissingSecretIsSaid(t *testing.T) {
+	_, rec := newGate(t, testManifest(t, "", "https://api.example.com"), Options{})
+	if log := rec.all(); !strings.Contains(log, `secret=ABSENT from="environment variable ABSENT"`) || strings.Contains(log, "secret=KEY") {
+		t.Errorf("the log says %s", log)
+	}
+}

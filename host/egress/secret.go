@@ -78,6 +78,11 @@ func newVault(list []manifest.Secret, lookup func(string) (string, bool), log *s
 		return nil, err
 	}
 	v.set(secrets)
+	for _, s := range list {
+		if secrets[s.Name].value == "" { // it is optional
+			log.Info("secret is not set, requests go without it", "secret", s.Name, "from", describeRef(s.From))
+		}
+	}
 	return v, nil
 }
 
