@@ -263,9 +263,9 @@ func (h *host) takeOver(ctx context.Context, dead string) {
 		}
 	}
 	jobs := 0
-	err := h.hosts.Reclaim(ctx, dead, func(ctx context.Context, t job.Ticket, priority string) error {
+	err := h.hosts.Reclaim(ctx, dead, func(ctx context.Context, t job.Ticket, priority string, due time.Time) error {
 		jobs++
-		return h.tickets.enqueue(ctx, t, priority, 0)
+		return h.tickets.enqueue(ctx, t, priority, max(0, time.Until(due)))
 	})
 	switch {
 	case err != nil:

@@ -147,7 +147,7 @@ func TestFencedAttemptStopsAtOnce(t *testing.T) {
 		id := w.create(job.Job{})
 		w.waitFor(id, "a chunk", isEvent(job.EventChunk))
 		// Somebody takes the host for dead.
-		err := job.NewHosts(w.store, discard, job.HostsOptions{}).Reclaim(t.Context(), "one", func(ctx context.Context, ticket job.Ticket, priority string) error {
+		err := job.NewHosts(w.store, discard, job.HostsOptions{}).Reclaim(t.Context(), "one", func(ctx context.Context, ticket job.Ticket, priority string, _ time.Time) error {
 			return w.tickets.Enqueue(ctx, ticket, priority, 0)
 		})
 		if err != nil {

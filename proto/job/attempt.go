@@ -168,7 +168,7 @@ func (a *Attempt) Release(ctx context.Context, next State) (Ticket, error) {
 	}
 	due := ""
 	if !a.Due.IsZero() {
-		due = strconv.FormatInt(a.Due.UnixMilli(), 10)
+		due = strconv.FormatInt(a.Due.Add(time.Millisecond-1).UnixMilli(), 10) // rather late than early
 	}
 	for range maxTries {
 		if err := a.Append(ctx); err != nil {

@@ -187,7 +187,7 @@ func TestFence(t *testing.T) {
 		must(t, old.Append(ctx, &Start{}))
 		// The old host is judged dead, the job runs elsewhere.
 		var next Ticket
-		must(t, NewHosts(other, logger(t), HostsOptions{}).Reclaim(ctx, "h1", func(_ context.Context, t Ticket, _ string) error { next = t; return nil }))
+		must(t, NewHosts(other, logger(t), HostsOptions{}).Reclaim(ctx, "h1", func(_ context.Context, t Ticket, _ string, _ time.Time) error { next = t; return nil }))
 		if err := old.Append(ctx, chunk("late")); !errors.Is(err, ErrFenced) || Retryable(err) {
 			t.Fatalf("append between reclaim and begin: %v", err)
 		}
@@ -431,7 +431,7 @@ func TestSeedIsFenced(t *testing.T) {
 		old := begin(t, z, k, "h1")
 		must(t, old.Append(ctx, &Start{}, chunk("old")))
 		var next Ticket
-		must(t, NewHosts(s, logger(t), HostsOptions{}).Reclaim(ctx, "h1", func(_ context.Context, t Ticket, _ string) error { next = t; return nil }))
+		must(t, NewHosts(s, logger(t), HostsOptions{}).Reclaim(ctx, "h1", func(_ context.Context, t Ticket, _ string, _ time.Time) error { next = t; return nil }))
 		fresh := begin(t, s, next, "h2")
 		must(t, fresh.Append(ctx, &Start{Reset: true}, chunk("new")))
 		must(t, rdb.Del(ctx, metaKey(k.Job), logKey(k.Job)).Err())

@@ -124,7 +124,7 @@ func TestCancel(t *testing.T) {
 			cancel(t, k.Job, StateRunning)
 			h := NewHosts(s, logger(t), HostsOptions{})
 			for range 2 {
-				must(t, h.Reclaim(ctx, "dead", func(context.Context, Ticket, string) error { t.Error("ran again"); return nil }))
+				must(t, h.Reclaim(ctx, "dead", func(context.Context, Ticket, string, time.Time) error { t.Error("ran again"); return nil }))
 			}
 			frames, _ := logOf(t, s, k.Job)
 			if c := receipt(t, frames[2]); c.Text != "so far" || c.Attempt != 1 {

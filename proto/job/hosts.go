@@ -38,11 +38,11 @@ type ModelInfo struct {
 
 // HostsOptions of Hosts; the zero value is usable.
 type HostsOptions struct {
-	Beat time.Duration // heartbeat and scan period; 0 = 250 ms
-	Gone time.Duration // dead without presence and without a heartbeat for so long; 0 = 400 ms
-	Hung time.Duration // dead without a heartbeat for so long, whatever its presence; 0 = 2 s
-	Slow time.Duration // a scan that takes longer judges nobody; 0 = 200 ms
-	Calm time.Duration // after a failed, slow or late heartbeat of its own a host judges nobody for so long; 0 = 3 s
+	Beat time.Duration // heartbeat, and look at the others' presence, this often; 0 = 500 ms
+	Gone time.Duration // dead: seen without presence, and without a heartbeat for so long from then on; 0 = 400 ms
+	Hung time.Duration // dead: without a heartbeat for so long, and for more than a Beat from when that was seen; 0 = 1.9 s
+	Slow time.Duration // a heartbeat that takes longer has no look at the others; 0 = 500 ms
+	Calm time.Duration // after a heartbeat of its own has failed a host judges nobody for so long; 0 = 3 s
 }
 
 // listedFor is how old a heartbeat may be for a host to be listed: longer than an outage of Redis that hosts
@@ -68,8 +68,8 @@ func NewHosts(s *Store, log *slog.Logger, o HostsOptions) *Hosts {
 		p   *time.Duration
 		def time.Duration
 	}{
-		{&o.Beat, 250 * time.Millisecond}, {&o.Gone, 400 * time.Millisecond}, {&o.Hung, 2 * time.Second},
-		{&o.Slow, 200 * time.Millisecond}, {&o.Calm, 3 * time.Second},
+		{&o.Beat, 500 * time.Millisecond}, {&o.Gone, 400 * time.Millisecond}, {&o.Hung, 1900 * time.Millisecond},
+		{&o.Slow, 500 * time.Millisecond}, {&o.Calm, 3 * time.Second},
 	} {
 		if *d.p <= 0 {
 			*d.p = d.def
@@ -79,8 +79,8 @@ func NewHosts(s *Store, log *slog.Logger, o HostsOptions) *Hosts {
 }
 
 // Announce keeps a host alive until ctx ends, then withdraws it: heartbeat by Redis time, presence by a held
-// subscription. With each heartbeat it scans the others; one that two scans agree is dead is given to dead (nil:
-// scan nobody), one at a time, from a goroutine of Announce. dead calls Reclaim. It is also called with the
+// subscription. Between heartbeats it looks at the others; one that two looks agree is dead is given to dead (nil:
+// look at nobody), one at a time, from a goroutine of Announce. dead calls Reclaim. It is also called with the
 // host's own id: at the start, for what an earlier incarnation left, and whenever the host's index names attempts
 // that the Store doesn't hold (a Begin whose outcome was never learnt). A host that withdraws while it still runs
 // jobs is left to be found dead. Blocks; returns ctx's error.
@@ -96,112 +96,26 @@ func (h *Hosts) Announce(ctx context.Context, info HostInfo, dead func(ctx conte
 	h.mu.Unlock()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { newListener(h.s.rdb, aliveChannel(info.ID)).run(ctx, func(any) {}) })
-	j := &judge{h: h, self: info.ID, calm: time.Now().Add(h.o.Calm), suspects: make(map[string]time.Time), found: make(chan string, 16)}
+	b := &heart{h: h, self: info.ID}
+	wg.Go(func() { newListener(h.s.rdb, aliveChannel(info.ID)).run(ctx, b.presence) })
 	if dead != nil {
-		j.found <- info.ID
+		b.judge = newJudge(h, info.ID)
+		b.judge.found <- info.ID
 		wg.Go(func() {
 			for {
 				select {
 				case <-ctx.Done():
 					return
-				case host := <-j.found:
+				case host := <-b.judge.found:
 					dead(ctx, host)
 				}
 			}
 		})
 	}
-	h.beats(ctx, j, dead != nil)
+	b.run(ctx)
 	wg.Wait()
 	h.withdraw(context.WithoutCancel(ctx), info.ID)
 	return ctx.Err()
-}
-
-func (h *Hosts) beats(ctx context.Context, j *judge, scan bool) {
-	tick := time.NewTicker(h.o.Beat)
-	defer tick.Stop()
-	astray := 0 // audits in a row that found attempts in the index which nobody holds
-	for n := 1; ctx.Err() == nil; n++ {
-		if scan && n%auditEvery == 0 {
-			astray = h.audit(ctx, j, astray)
-		}
-		at := time.Now()
-		table, err := h.beat(ctx, j.self)
-		switch took := time.Since(at); {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			h.log.Warn("heartbeat did not reach Redis", "host", j.self, "error", err)
-			j.disturb()
-		default:
-			late := !h.LastBeat().IsZero() && at.Sub(h.LastBeat()) > 3*h.o.Beat
-			h.mu.Lock()
-			h.last = at
-			h.mu.Unlock()
-			if took > h.o.Slow || late {
-				j.disturb()
-			} else if scan {
-				j.scan(ctx, table)
-			}
-		}
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		case <-h.poke:
-		}
-	}
-}
-
-// auditEvery is the number of heartbeats from one look at the host's own index to the next.
-const auditEvery = 20
-
-// audit reports the host to itself when its index names attempts, twice in a row, that it doesn't hold.
-func (h *Hosts) audit(ctx context.Context, j *judge, before int) (astray int) {
-	n, err := h.s.unheld(ctx, j.self)
-	if err != nil || n == 0 {
-		return 0
-	}
-	if before == 0 {
-		return 1
-	}
-	select {
-	case j.found <- j.self:
-	default:
-	}
-	return 0
-}
-
-// beat sends one heartbeat and returns all hosts' with the age of each.
-func (h *Hosts) beat(ctx context.Context, self string) (map[string]time.Duration, error) {
-	h.mu.Lock()
-	info, changed := h.info, h.changed
-	h.mu.Unlock()
-	body, err := json.Marshal(info)
-	if err != nil {
-		return nil, fmt.Errorf("encode host info: %w", err)
-	}
-	flag := ""
-	if changed {
-		flag = "1"
-	}
-	r, err := beatScript.Run(ctx, h.s.rdb, []string{hostsBeatKey, hostsInfoKey}, self, body, flag).StringSlice()
-	if err != nil {
-		return nil, fmt.Errorf("send heartbeat: %w", err)
-	}
-	if len(r)%2 != 1 {
-		return nil, fmt.Errorf("send heartbeat: %w: %d values", errProtocol, len(r))
-	}
-	h.mu.Lock()
-	if changed && slices.Equal(h.info.Models, info.Models) {
-		h.changed = false
-	}
-	h.mu.Unlock()
-	table := make(map[string]time.Duration, len(r)/2)
-	now := integer(r[0])
-	for i := 1; i < len(r); i += 2 {
-		table[r[i]] = time.Duration(now-integer(r[i+1])) * time.Millisecond
-	}
-	return table, nil
 }
 
 func (h *Hosts) withdraw(ctx context.Context, host string) {
@@ -223,6 +137,11 @@ func (h *Hosts) Update(models []ModelInfo) {
 	h.mu.Lock()
 	h.info.Models, h.changed = slices.Clone(models), true
 	h.mu.Unlock()
+	h.nudge()
+}
+
+// nudge has the next heartbeat sent at once.
+func (h *Hosts) nudge() {
 	select {
 	case h.poke <- struct{}{}:
 	default:

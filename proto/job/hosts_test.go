@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -71,7 +72,7 @@ func TestFailover(t *testing.T) {
 				h := NewHosts(NewStore(srv.client(t), Options{}), logger(t), HostsOptions{Calm: time.Millisecond})
 				start(t, func(ctx context.Context) error {
 					return h.Announce(ctx, HostInfo{ID: fmt.Sprint("h", i)}, func(ctx context.Context, host string) {
-						err := h.Reclaim(ctx, host, func(_ context.Context, k Ticket, priority string) error {
+						err := h.Reclaim(ctx, host, func(_ context.Context, k Ticket, priority string, _ time.Time) error {
 							mu.Lock()
 							defer mu.Unlock()
 							if priority != PriorityHigh || host != "child" {
@@ -124,13 +125,11 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// A Redis that stalls for longer than a heartbeat may be old judges nobody dead.
-func TestStallJudgesNobody(t *testing.T) {
-	srv := startServer(t)
-	rdb := srv.client(t)
+// announced starts hosts whose judges are past their first calm, and fails the test if one is found dead.
+func announced(t *testing.T, srv *server, n int, o HostsOptions) (beaten func(since time.Time)) {
 	var hosts []*Hosts
-	for i := range 2 {
-		h := NewHosts(NewStore(srv.client(t), Options{}), logger(t), HostsOptions{Calm: time.Second})
+	for i := range n {
+		h := NewHosts(NewStore(srv.client(t), Options{}), logger(t), o)
 		hosts = append(hosts, h)
 		id := fmt.Sprint("h", i)
 		start(t, func(ctx context.Context) error {
@@ -141,12 +140,79 @@ func TestStallJudgesNobody(t *testing.T) {
 			})
 		})
 	}
-	beaten := func(since time.Time) {
-		eventually(t, "heartbeats", func() bool { return hosts[0].LastBeat().After(since) && hosts[1].LastBeat().After(since) })
+	beaten = func(since time.Time) {
+		t.Helper()
+		eventually(t, "heartbeats", func() bool {
+			return !slices.ContainsFunc(hosts, func(h *Hosts) bool { return !h.LastBeat().After(since) })
+		})
 	}
-	beaten(time.Now())
-	must(t, rdb.Do(t.Context(), "CLIENT", "PAUSE", "2500", "ALL").Err())
-	beaten(time.Now().Add(4500 * time.Millisecond)) // and well beyond the calm after it
+	beaten(time.Now().Add(o.Calm + time.Second))
+	return beaten
+}
+
+// A Redis that stalls, for whatever time, judges nobody dead: not while it does, nor when it goes on.
+func TestStallJudgesNobody(t *testing.T) {
+	for _, stall := range []time.Duration{400 * time.Millisecond, 900 * time.Millisecond, 2500 * time.Millisecond, 8 * time.Second} {
+		t.Run(stall.String(), func(t *testing.T) {
+			t.Parallel()
+			srv := startServer(t)
+			beaten := announced(t, srv, 3, HostsOptions{Calm: 1500 * time.Millisecond})
+			must(t, srv.cmd.Process.Signal(syscall.SIGSTOP))
+			select {
+			case <-time.After(stall):
+			case <-t.Context().Done():
+			}
+			must(t, srv.cmd.Process.Signal(syscall.SIGCONT))
+			beaten(time.Now().Add(4 * time.Second)) // well beyond the calm after it
+		})
+	}
+}
+
+// A host that loses its subscription again and again, and lives, is absent at most looks: its heartbeats tell.
+func TestAbsentButAlive(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	rdb := srv.client(t)
+	beaten := announced(t, srv, 2, HostsOptions{Calm: time.Second})
+	end := time.Now().Add(4 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	kills := int64(0)
+	for time.Now().Before(end) {
+		n, err := rdb.ClientKillByFilter(t.Context(), "TYPE", "pubsub").Result()
+		must(t, err)
+		kills += n
+		<-tick.C
+	}
+	if kills < 20 {
+		t.Errorf("only %d subscriptions were killed", kills)
+	}
+	beaten(time.Now().Add(time.Second))
+}
+
+// An idle host costs Redis few commands, those inside of scripts counted.
+func TestHeartbeatIsCheap(t *testing.T) {
+	t.Parallel()
+	srv := startServer(t)
+	const hosts = 3
+	beaten := announced(t, srv, hosts, HostsOptions{Calm: 100 * time.Millisecond})
+	rdb := srv.client(t)
+	calls := func() int64 {
+		info, err := rdb.Info(t.Context(), "stats").Result()
+		must(t, err)
+		_, rest, _ := strings.Cut(info, "total_commands_processed:")
+		n, _, _ := strings.Cut(rest, "\r")
+		return integer(n)
+	}
+	begin, before := time.Now(), calls()
+	beaten(begin.Add(6 * time.Second))
+	after := calls()
+	took := time.Since(begin).Seconds()
+	rate := float64(after-before) / took / hosts
+	t.Logf("%.1f commands/s for each host", rate)
+	if rate > 6.5 {
+		t.Errorf("a heartbeat costs %.1f commands/s", rate)
+	}
 }
 
 func TestReclaim(t *testing.T) {
@@ -162,7 +228,10 @@ func TestReclaim(t *testing.T) {
 			must(t, begin(t, dead, k, "dead").Append(ctx, &Start{}, chunk("so far")))
 		}
 		must(t, rdb.HSet(ctx, metaKey(crashed.Job), "crashes", 1).Err())
-		_, err := begin(t, dead, released, "dead").Release(ctx, StateWaiting) // died before it could enqueue
+		must(t, rdb.HSet(ctx, metaKey(restart.Job), "due", time.Now().Add(time.Hour).UnixMilli()).Err()) // of a wait before this attempt
+		waiting := begin(t, dead, released, "dead")
+		waiting.Due = time.Now().Add(time.Hour)
+		_, err := waiting.Release(ctx, StateWaiting) // died before it could enqueue
 		must(t, err)
 		must(t, begin(t, dead, done, "dead").Finish(ctx, &Complete{}))
 		must(t, rdb.SAdd(ctx, hostJobsKey("dead"), "odd entry", done.TaskID(), "vanished#1").Err())
@@ -170,13 +239,21 @@ func TestReclaim(t *testing.T) {
 		begin(t, s, mine, "dead") // the same host id, a new incarnation: this very store
 
 		refused := errors.New("asynq is away")
-		if err := h.Reclaim(ctx, "dead", func(context.Context, Ticket, string) error { return refused }); !errors.Is(err, refused) {
+		if err := h.Reclaim(ctx, "dead", func(context.Context, Ticket, string, time.Time) error { return refused }); !errors.Is(err, refused) {
 			t.Fatal(err)
 		}
 		var got []string
 		for range 2 {
-			must(t, h.Reclaim(ctx, "dead", func(_ context.Context, k Ticket, priority string) error {
+			must(t, h.Reclaim(ctx, "dead", func(_ context.Context, k Ticket, priority string, due time.Time) error {
 				got = append(got, k.TaskID()+priority)
+				switch {
+				case k.Job != released.Job:
+					if !due.IsZero() {
+						t.Errorf("%s, which ran, is due at %v", k.TaskID(), due)
+					}
+				case due.Before(waiting.Due) || due.After(waiting.Due.Add(2*time.Millisecond)):
+					t.Errorf("due at %v, was to wait until %v", due, waiting.Due)
+				}
 				return nil
 			}))
 		}
@@ -262,7 +339,7 @@ func TestBeginNobodyHeardOf(t *testing.T) {
 		next := make(chan Ticket, 10)
 		start(t, func(ctx context.Context) error {
 			return h.Announce(ctx, HostInfo{ID: "a"}, func(ctx context.Context, host string) {
-				h.Reclaim(ctx, host, func(_ context.Context, k Ticket, _ string) error { next <- k; return nil })
+				h.Reclaim(ctx, host, func(_ context.Context, k Ticket, _ string, _ time.Time) error { next <- k; return nil })
 			})
 		})
 		take := func(want Ticket) {

@@ -15,7 +15,8 @@ const (
 	// hash: host id -> HostInfo as JSON. Entries are deleted when their host withdraws or is reclaimed;
 	// the key expires an hour after the last heartbeat.
 	hostsInfoKey = "{sluice:hosts}:info"
-	// zset: host id -> Redis time of its last heartbeat in ms. Same owner and expiry as hostsInfoKey.
+	// zset: host id -> time of its last heartbeat in ms, by Redis's clock as the host knows it. Same owner and expiry as
+	// hostsInfoKey.
 	hostsBeatKey = "{sluice:hosts}:beat"
 )
 
@@ -46,6 +47,14 @@ func ownerTag(owner string) string {
 func openKey(id string) string { return openShardKey(int(crc32.ChecksumIEEE([]byte(id)) % openShards)) }
 
 func openShardKey(shard int) string { return "{sluice:open:" + strconv.Itoa(shard) + "}" }
+
+func openShardKeys() []string {
+	keys := make([]string, openShards)
+	for i := range keys {
+		keys[i] = openShardKey(i)
+	}
+	return keys
+}
 
 const openShards = 4
 

@@ -30,10 +30,23 @@ func lookAt(in time.Duration) float64 { return float64(time.Now().Add(in).UnixMi
 // Orphans looks at jobs that have not ended, a part of all at each call, and gives enqueue the ticket of every one that
 // waits for a host and that asynq knows no ticket of, at two looks some seconds apart: Redis may have kept the job and lost the
 // ticket, or whoever had to enqueue it died. due is when its attempt may begin, zero is at once. Any number of
-// hosts may look. Without open jobs a call is one command. One call at a time.
+// hosts may look. Without open jobs a call is at most one command. One call at a time.
 func (s *Store) Orphans(ctx context.Context, enqueue func(ctx context.Context, t Ticket, priority string, due time.Time) error) (n int, err error) {
-	key := openShardKey(s.look)
+	shard := s.look
 	s.look = (s.look + 1) % openShards
+	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster { // where they are in several places, each is asked
+		if shard == 0 {
+			there, err := s.rdb.Exists(ctx, openShardKeys()...).Result()
+			if err != nil {
+				return 0, fmt.Errorf("look for open jobs: %w", err)
+			}
+			s.idle = there == 0
+		}
+		if s.idle {
+			return 0, nil
+		}
+	}
+	key := openShardKey(shard)
 	now := strconv.FormatInt(time.Now().UnixMilli(), 10)
 	ids, err := s.rdb.ZRangeByScore(ctx, key, &redis.ZRangeBy{Min: "-inf", Max: now, Count: lookBatch}).Result()
 	if err != nil {

@@ -25,8 +25,8 @@ var (
 	endLua string
 	//go:embed reclaim.lua
 	reclaimLua string
-	//go:embed beat.lua
-	beatLua string
+	//go:embed clock.lua
+	clockLua string
 	//go:embed withdraw.lua
 	withdrawLua string
 	//go:embed admit.lua
@@ -40,7 +40,7 @@ var (
 	cancelScript   = redis.NewScript(cancelLua)
 	endScript      = redis.NewScript(endLua)
 	reclaimScript  = redis.NewScript(reclaimLua)
-	beatScript     = redis.NewScript(beatLua)
+	clockScript    = redis.NewScript(clockLua)
 	withdrawScript = redis.NewScript(withdrawLua)
 	admitScript    = redis.NewScript(admitLua)
 )

@@ -33,6 +33,7 @@ type Store struct {
 	held map[Ticket]struct{} // attempts begun here and not ended yet
 
 	look    int                  // shard of open jobs to look at next; of Orphans alone
+	idle    bool                 // there were no open jobs in any shard; of Orphans alone
 	missing map[Ticket]time.Time // tickets that a look did not find; of Orphans alone
 }
 
