@@ -1,6 +1,6 @@
 import { digest } from "./digest.js";
 import { SluiceError, errorFrom } from "./errors.js";
-import { deltaFrom, isObject, number, resultFrom, text, type Data, type Delta, type JobEvent, type Progress, type Reset, type Result, type Start, type State } from "./events.js";
+import { deltaFrom, isObject, number, progressFrom, resultFrom, text, type Data, type Delta, type JobEvent, type Progress, type Reset, type Result, type Start, type State } from "./events.js";
 import { Listeners } from "./listeners.js";
 import type { Saved } from "./storage.js";
 
@@ -257,9 +257,9 @@ export class Answer implements AsyncIterable<string> {
         this.#add(deltaFrom(d));
         break;
       case "task:progress:v1":
-        this.#progress = { progress: number(d.progress), status: text(d.status), message: text(d.message) };
+        this.#progress = progressFrom(d);
         if (d.status === "queued" && this.#state === "sending") this.#state = "queued";
-        if (d.status === "waiting") this.#state = "waiting";
+        if (d.status === "limited" || d.status === "retrying") this.#state = "waiting"; // until the next attempt starts
         this.#listeners.emit("progress", this.#progress);
         break;
       case "model:complete:v1":

@@ -8,6 +8,7 @@
  * - `unauthorized`: the gateway doesn't accept the token.
  * - `limit_reached`, `rate_limited`, `too_many_jobs`, `too_many_connections`: more than we may have at a time.
  * - `unavailable`, `internal`: the gateway can't now.
+ * - `too_slow`: the connection didn't take what it watched. It is made again, and goes on where it was.
  * - `offline`: there was no connection for as long as `giveUpAfter` says.
  * - `cancelled`: the job was cancelled, in this tab or another.
  * - `reset`: an iteration had given out text that a new attempt has made void.
@@ -18,7 +19,7 @@
  */
 export type ErrorCode =
   | "invalid_payload" | "query_missing" | "query_too_long" | "request_too_large" | "unknown_model" | "invalid_job_id"
-  | "not_found" | "unauthorized" | "limit_reached" | "rate_limited" | "too_many_jobs" | "too_many_connections" | "unavailable" | "internal"
+  | "not_found" | "unauthorized" | "limit_reached" | "rate_limited" | "too_many_jobs" | "too_many_connections" | "unavailable" | "internal" | "too_slow"
   | "offline" | "cancelled" | "reset" | "digest_mismatch" | "protocol" | "too_long" | "closed"
   | (string & {});
 
@@ -52,7 +53,7 @@ export class SluiceError extends Error {
   }
 }
 
-const retryableCodes = new Set<string>(["limit_reached", "rate_limited", "too_many_jobs", "too_many_connections", "unavailable", "internal", "offline", "reset", "digest_mismatch", "protocol", "closed"]);
+const retryableCodes = new Set<string>(["limit_reached", "rate_limited", "too_many_jobs", "too_many_connections", "unavailable", "internal", "too_slow", "offline", "reset", "digest_mismatch", "protocol", "closed"]);
 const hostCodes = new Set<string>(["unavailable", "internal", "offline", "reset", "digest_mismatch", "protocol"]);
 
 /**

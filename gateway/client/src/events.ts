@@ -70,10 +70,18 @@ export interface Start {
 export interface Progress {
   /** From 0 to 1. */
   progress: number;
-  /** A word, such as `queued` or `waiting`. */
+  /**
+   * A word: `queued`; in an attempt `started`, `waiting` for the model's first words, or `generating`; after one that
+   * failed `limited`, which asks the same model again when it may, or `retrying`, which asks the next. Older workers have
+   * words of their own.
+   */
   status: string;
   /** A sentence. */
   message: string;
+  /** The place in the queue, from 1, while the job stands there and the gateway knows it. */
+  position?: number;
+  /** How long the queue will take, in ms: a guess by how fast it moves. */
+  estimateMs?: number;
 }
 
 /** What was given out is void: the answer begins again, with an empty text. */
@@ -124,6 +132,16 @@ export function deltaFrom(d: Data): Delta {
   if (known.has(text(d.kind))) return body as unknown as Delta;
   const { kind, ...data } = body;
   return { kind: "unknown", name: text(kind), data };
+}
+
+/** Makes a progress of a frame's data.
+ * @internal */
+export function progressFrom(d: Data): Progress {
+  const [position, estimateMs] = [number(d.position), number(d.estimateMs)];
+  return {
+    progress: number(d.progress), status: text(d.status), message: text(d.message),
+    ...(position > 0 ? { position } : {}), ...(estimateMs > 0 ? { estimateMs } : {}),
+  };
 }
 
 /** Makes the result of a complete frame's data and the text that has proved to be right.

@@ -13,6 +13,9 @@ const keptFinished = 100; // finished answers that `answers` still lists
 const maxGaps = 6; // times that frames are asked for again without getting one
 const maxRefusals = 5; // tokens in a row that the gateway doesn't accept
 
+// Codes with which a gateway ends a connection that may be made again.
+const partings = new Set<string>(["unavailable", "too_slow", "too_many_connections"]);
+
 /** What is to be done about one answer. */
 interface Task {
   answer: Answer;
@@ -88,6 +91,8 @@ export class Sluice {
 
   /** Whether there is a connection. */
   get connection(): Connection { return this.#connection; }
+  /** Why there is no connection, as far as that is known: `unavailable` from a gateway that stops, `too_slow`, `too_many_connections`, `unauthorized`, else `offline`. Null while there is one, and before the first has failed. */
+  get trouble(): SluiceError | null { return (this.#connection === "online" ? undefined : this.#refusal ?? this.#trouble) ?? null; }
   /** Who the gateway says we are; empty before the first connection. */
   get user(): string { return this.#user; }
   /** The models that are served; empty before the first connection. */
@@ -320,7 +325,7 @@ export class Sluice {
     const task = isObject(said) ? this.#tasks.get(text(said.jobId)) : undefined;
     if (task) task.answer.fail(error);
     else if (error.code === "unauthorized") this.#refusal = error; // it hangs up next
-    else if (error.code === "unavailable" || error.code === "too_slow") this.#trouble = error; // so it does
+    else if (partings.has(error.code)) this.#trouble = error; // so it does
     else this.#listeners.emit("problem", error);
   }
 
@@ -368,10 +373,15 @@ export class Sluice {
   }
 
   #disconnected(reason: string): void {
+    if (reason === "io client disconnect") return this.#is("offline"); // it was closed by us
+    const pause = this.#trouble?.retryAfterMs;
+    this.#trouble ??= new SluiceError("offline", `the connection was lost: ${reason}`);
     this.#is("offline");
-    if (reason !== "io server disconnect") return; // the socket comes back by itself, or was closed by us
-    if (this.#refusal) this.#refused();
-    else this.#connectAfter(1000);
+    if (reason === "io server disconnect" && this.#refusal) this.#refused();
+    else if (pause !== undefined) {
+      this.#socket.disconnect(); // it would come back by itself, and not when the gateway says
+      this.#connectAfter(pause);
+    } else if (reason === "io server disconnect") this.#connectAfter(1000);
   }
 
   #notConnected(error: Error & { data?: unknown }): void {

@@ -23,6 +23,13 @@ test("the committed bundle is what its source makes, and small", (t) => {
   assert.ok(statSync(fresh).size < 100_000);
 });
 
+test("the Socket.IO client that the gateway serves is the one that this package depends on", () => {
+  for (const name of ["socket.io.min.js", "socket.io.esm.min.js"]) {
+    const shipped = readFileSync(new URL(`../node_modules/socket.io-client/dist/${name}`, import.meta.url), "utf8");
+    assert.equal(read(`served/${name}`), shipped.replace(/\/\/# sourceMappingURL=.*\n?$/, ""), `served/${name} is stale: copy it, without its last line`);
+  }
+});
+
 test("the code in README.md compiles", (t) => {
   const dir = scratch(t);
   const blocks = [...read("README.md").matchAll(/^```(tsx?)\n(.*?)^```/gms)];

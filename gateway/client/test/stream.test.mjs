@@ -339,6 +339,48 @@ test("a gateway without room is asked again when it says", async (t) => {
   assert.equal((await sluice.ask("x").done).text, "in");
 });
 
+test("why a connection was lost is known, and it is made again when the gateway says", async (t) => {
+  // By itself the socket would come back after a minute at the earliest.
+  const { gateway, sluice } = await setup(t, {}, { reconnect: { min: 120_000, max: 120_000 } });
+  const connection = (state) => new Promise((resolve) => { const off = sluice.on("connection", (now) => now === state && (off(), resolve(sluice.trouble))); });
+  assert.equal(sluice.trouble, null);
+  await connection("online");
+  for (const [code, how] of [["too_slow", (s) => s.conn.close()], ["unavailable", (s) => s.conn.close()], ["too_many_connections", (s) => s.disconnect(true)]]) {
+    const lost = connection("offline");
+    const socket = gateway.sockets.at(-1);
+    socket.emit("error", { code, message: "for a reason", retryAfterMs: 30 });
+    how(socket);
+    const why = await lost;
+    assert.deepEqual([why.code, why.message, why.retryAfterMs, why.retryable], [code, "for a reason", 30, true]);
+    if (sluice.connection !== "online") await connection("online");
+    assert.equal(sluice.trouble, null);
+  }
+  const lost = connection("offline");
+  gateway.sockets.at(-1).conn.close();
+  assert.deepEqual([(await lost).code, /connection was lost: transport close/.test(sluice.trouble.message)], ["offline", true]);
+});
+
+test("the queue's news say where and how long; what an attempt waits for is no other attempt", async (t) => {
+  let log;
+  const { gateway, sluice } = await setup(t, {
+    "search:start:v1": queued((socket, f) => {
+      const note = (status, more = {}) => ["task:progress:v1", { ...f.progress(status)[1], ...more }];
+      log = [note("queued", { position: 3, estimateMs: 4000 }), note("queued"), f.start(), note("waiting"), f.chunk("a"), note("limited"), f.start(true), note("retrying"), f.start(true), f.chunk("b"), f.complete()];
+      send(socket, ...log);
+    }),
+  });
+  const answer = sluice.ask("x");
+  const news = [];
+  answer.on("progress", (p) => news.push([answer.state, p]));
+  await answer.done;
+  const plain = (status) => ({ progress: 0, status, message: status });
+  assert.deepEqual(news, [
+    ["queued", { ...plain("queued"), position: 3, estimateMs: 4000 }], ["queued", plain("queued")],
+    ["running", plain("waiting")], ["waiting", plain("limited")], ["waiting", plain("retrying")],
+  ]);
+  assert.equal(gateway.count("job:resume:v1"), 0);
+});
+
 test("without a gateway an answer fails in time, and is kept", async (t) => {
   const gateway = await new Script({ "search:start:v1": queued((s, f) => send(s, f.start(), f.chunk("at last"), f.complete())) }).listen();
   const { port } = gateway;
