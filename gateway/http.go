@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/config"
+	clientjs "github.com/sluicehq/sluice/gateway/client"
 	"github.com/sluicehq/sluice/gateway/page"
 )
 
@@ -28,6 +29,13 @@ const (
 func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle(c.conf.Path, sockets)
+	// Pages that were written for Node's server load its client from there:
+	// https://socket.io/docs/v4/client-installation/#standalone-build
+	for name, script := range map[string][]byte{
+		"socket.io.js": clientjs.SocketIO, "socket.io.min.js": clientjs.SocketIO, "socket.io.esm.min.js": clientjs.SocketIOModule,
+	} {
+		mux.Handle("GET "+strings.TrimSuffix(c.conf.Path, "/")+"/"+name, page.Script(script))
+	}
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		plain(w, http.StatusOK, "ok")
 	})

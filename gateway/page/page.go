@@ -15,9 +15,6 @@ import (
 )
 
 // sluice.js is the client package as one file, with the Socket.IO client in it.
-// socket.io.min.js is dist/socket.io.min.js of the npm package socket.io-client
-// 4.8.4, unchanged but for the reference to its source map, for pages that bring
-// their own script; its licence (MIT) is in its head.
 //
 //go:generate cp ../client/dist/sluice.js sluice.js
 //go:embed index.html *.css *.js icon.svg
@@ -60,8 +57,7 @@ func Handler(socketPath string) http.Handler {
 			at = "/"
 			body = bytes.ReplaceAll(body, []byte("{{socket-path}}"), []byte(escape(socketPath)))
 		}
-		sum := sha256.Sum256(body)
-		served[at] = file{body, types[path.Ext(e.Name())], `"` + hex.EncodeToString(sum[:8]) + `"`}
+		served[at] = newFile(e.Name(), body)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f, ok := served[r.URL.Path]
@@ -69,22 +65,34 @@ func Handler(socketPath string) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "this is a page to read", http.StatusMethodNotAllowed)
-			return
-		}
-		h := w.Header()
-		h.Set("Content-Type", f.kind)
-		h.Set("Content-Security-Policy", policy)
-		h.Set("Cache-Control", "no-cache") // ask again each time: the tag answers
-		h.Set("ETag", f.tag)
-		if r.Header.Get("If-None-Match") == f.tag {
-			w.WriteHeader(http.StatusNotModified)
-			return
-		}
-		_, _ = w.Write(f.body) // the client is gone
+		f.ServeHTTP(w, r)
 	})
+}
+
+// Script serves one script.
+func Script(body []byte) http.Handler { return newFile("a.js", body) }
+
+func newFile(name string, body []byte) file {
+	sum := sha256.Sum256(body)
+	return file{body, types[path.Ext(name)], `"` + hex.EncodeToString(sum[:8]) + `"`}
+}
+
+func (f file) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "this is a page to read", http.StatusMethodNotAllowed)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", f.kind)
+	h.Set("Content-Security-Policy", policy)
+	h.Set("Cache-Control", "no-cache") // ask again each time: the tag answers
+	h.Set("ETag", f.tag)
+	if r.Header.Get("If-None-Match") == f.tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	_, _ = w.Write(f.body) // the client is gone
 }
 
 var escaper = strings.NewReplacer("&", "&amp;", `"`, "&quot;", "<", "&lt;", ">", "&gt;")

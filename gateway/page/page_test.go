@@ -21,7 +21,7 @@ func own(t *testing.T) []string {
 	}
 	var names []string
 	for _, e := range entries {
-		if path.Ext(e.Name()) == ".js" && e.Name() != "sluice.js" && e.Name() != "socket.io.min.js" {
+		if path.Ext(e.Name()) == ".js" && e.Name() != "sluice.js" {
 			names = append(names, e.Name())
 		}
 	}
