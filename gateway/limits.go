@@ -240,5 +240,5 @@ func (s *session) admit(ctx context.Context, id string) error {
 }
 
 func tooManyStarts(max int, wait time.Duration) *refused {
-	return refuse(codeRate, "more than %d questions in a minute: try again in %s", max, wait.Round(time.Second)).after(wait)
+	return refuse(codeRate, "more than %d questions in a minute: try again in %s", max, spoken(wait)).after(wait)
 }

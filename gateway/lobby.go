@@ -222,13 +222,20 @@ func roughly(d time.Duration) time.Duration {
 	return d.Round(5 * time.Minute)
 }
 
-// spoken writes what roughly has rounded.
+// spoken writes a duration as people say it, and never a shorter one.
 func spoken(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
+	in := func(unit time.Duration, name string) string {
+		n := int64((d + unit - 1) / unit)
+		if n == 1 {
+			return "1 " + name
+		}
+		return fmt.Sprintf("%d %ss", n, name)
 	}
-	return fmt.Sprintf("%d h", int(d.Round(time.Hour).Hours()))
+	switch {
+	case d <= 59*time.Second:
+		return in(time.Second, "second")
+	case d <= 119*time.Minute:
+		return in(time.Minute, "minute")
+	}
+	return in(time.Hour, "hour")
 }

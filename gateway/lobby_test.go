@@ -95,7 +95,7 @@ func TestPlaceInTheQueue(t *testing.T) {
 			}
 		}
 		look(lobbyEvery)
-		if got := last(w, "q5"); got.Position != 4 || got.EstimateMs != 4000 || got.Message != "3 jobs are ahead, about 4 s" {
+		if got := last(w, "q5"); got.Position != 4 || got.EstimateMs != 4000 || got.Message != "3 jobs are ahead, about 4 seconds" {
 			t.Errorf("told %+v", got)
 		}
 		eventually(t, "those that began leave the lobby", func() bool { return len(c.lobby.waiting()) == 4 })
@@ -126,15 +126,28 @@ func TestDescribe(t *testing.T) {
 		{job.Place{Queue: "new", Ahead: 0}, false, queuedProgress{Position: 1, Message: "next in the queue"}},
 		{job.Place{Queue: "new", Ahead: 1}, true, queuedProgress{Position: 2, Message: "1 job is ahead; no host is running yet"}},
 		{job.Place{Queue: "fast", Ahead: 1}, true, queuedProgress{Position: 2, Message: "1 job is ahead; no host is running yet"}},
-		{job.Place{Queue: "fast", Ahead: 0}, false, queuedProgress{Position: 1, Message: "next in the queue, about 1 s", EstimateMs: 1000}},
-		{job.Place{Queue: "fast", Ahead: 6}, false, queuedProgress{Position: 7, Message: "6 jobs are ahead, about 4 s", EstimateMs: 4000}},
-		{job.Place{Queue: "fast", Ahead: 64}, false, queuedProgress{Position: 65, Message: "64 jobs are ahead, about 35 s", EstimateMs: 35000}},
-		{job.Place{Queue: "fast", Ahead: 450}, false, queuedProgress{Position: 451, Message: "450 jobs are ahead, about 4 min", EstimateMs: 240000}},
-		{job.Place{Queue: "slow", Ahead: 450}, false, queuedProgress{Position: 451, Message: "450 jobs are ahead, about 13 h", EstimateMs: 45000000}},
-		{job.Place{Queue: "fast", Ahead: lobbyDepth}, false, queuedProgress{Position: 1001, Message: "more than 999 jobs are ahead, about 9 min", EstimateMs: 510000}},
+		{job.Place{Queue: "fast", Ahead: 0}, false, queuedProgress{Position: 1, Message: "next in the queue, about 1 second", EstimateMs: 1000}},
+		{job.Place{Queue: "fast", Ahead: 6}, false, queuedProgress{Position: 7, Message: "6 jobs are ahead, about 4 seconds", EstimateMs: 4000}},
+		{job.Place{Queue: "fast", Ahead: 64}, false, queuedProgress{Position: 65, Message: "64 jobs are ahead, about 35 seconds", EstimateMs: 35000}},
+		{job.Place{Queue: "fast", Ahead: 450}, false, queuedProgress{Position: 451, Message: "450 jobs are ahead, about 4 minutes", EstimateMs: 240000}},
+		{job.Place{Queue: "slow", Ahead: 450}, false, queuedProgress{Position: 451, Message: "450 jobs are ahead, about 13 hours", EstimateMs: 45000000}},
+		{job.Place{Queue: "fast", Ahead: lobbyDepth}, false, queuedProgress{Position: 1001, Message: "more than 999 jobs are ahead, about 9 minutes", EstimateMs: 510000}},
 	} {
 		if got := l.describe(test.place, test.hostless); got != test.want {
 			t.Errorf("%+v: %+v, want %+v", test.place, got, test.want)
+		}
+	}
+}
+
+// A time is told in words, and none is told shorter than it is.
+func TestSpoken(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		time.Millisecond: "1 second", time.Second: "1 second", 1001 * time.Millisecond: "2 seconds", 59 * time.Second: "59 seconds",
+		59001 * time.Millisecond: "1 minute", time.Minute: "1 minute", 61 * time.Second: "2 minutes", 119 * time.Minute: "119 minutes",
+		2 * time.Hour: "2 hours", 121 * time.Minute: "3 hours",
+	} {
+		if got := spoken(d); got != want {
+			t.Errorf("%v is spoken %q, want %q", d, got, want)
 		}
 	}
 }
