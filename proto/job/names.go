@@ -18,6 +18,9 @@ const (
 	// zset: host id -> time of its last heartbeat in ms, by Redis's clock as the host knows it. Same owner and expiry as
 	// hostsInfoKey.
 	hostsBeatKey = "{sluice:hosts}:beat"
+	// zset: gateway -> Redis time of its last heartbeat in ms. Entries are deleted when their gateway stops, or has been
+	// silent for seatsGone; the key expires an hour after the last heartbeat.
+	gatewaysKey = "{sluice:gateways}:beat"
 )
 
 // metaKey: hash. State, fence, position, owner, times and request of a job.
@@ -34,6 +37,10 @@ func startsKey(owner string) string { return "sluice:user:{" + ownerTag(owner) +
 // openJobsKey: zset, job id -> Redis time of its start in ms. The jobs of one user that had not ended when somebody
 // looked last, for Admit. Expires Options.TTL after the last start.
 func openJobsKey(owner string) string { return "sluice:user:{" + ownerTag(owner) + "}:jobs" }
+
+// seatsKey: hash, gateway -> sockets that one user has there. Entries are deleted when there is none left, and those of
+// gateways that are gone by whoever looks; the key expires seatsTTL after the last word of a gateway.
+func seatsKey(owner string) string { return "sluice:user:{" + ownerTag(owner) + "}:seats" }
 
 // ownerTag stands for an owner in keys: users have names of any characters.
 func ownerTag(owner string) string {

@@ -31,6 +31,10 @@ var (
 	withdrawLua string
 	//go:embed admit.lua
 	admitLua string
+	//go:embed seat.lua
+	seatLua string
+	//go:embed gateways.lua
+	gatewaysLua string
 
 	createScript   = redis.NewScript(createLua)
 	beginScript    = redis.NewScript(beginLua)
@@ -43,4 +47,6 @@ var (
 	clockScript    = redis.NewScript(clockLua)
 	withdrawScript = redis.NewScript(withdrawLua)
 	admitScript    = redis.NewScript(admitLua)
+	seatScript     = redis.NewScript(seatLua)
+	gatewaysScript = redis.NewScript(gatewaysLua)
 )
