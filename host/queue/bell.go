@@ -71,10 +71,15 @@ func subscriptions(rdb redis.UniversalClient, lines []*line) []func(context.Cont
 
 // ring tells all hosts that the queue got a task.
 func ring(ctx context.Context, rdb redis.UniversalClient, queue string) error {
+	return publish(ctx, rdb, queue, queue)
+}
+
+// publish tells all hosts that take from the queue.
+func publish(ctx context.Context, rdb redis.UniversalClient, queue, what string) error {
 	if isCluster(rdb) {
-		return rdb.SPublish(ctx, job.ShardWakeChannel(queue), queue).Err()
+		return rdb.SPublish(ctx, job.ShardWakeChannel(queue), what).Err()
 	}
-	return rdb.Publish(ctx, job.WakeChannel, queue).Err()
+	return rdb.Publish(ctx, job.WakeChannel, what).Err()
 }
 
 func isCluster(rdb redis.UniversalClient) bool {

@@ -23,7 +23,8 @@ type taskID struct{ queue, id string }
 
 // A claim is a task this host has taken and not ended.
 type claim struct {
-	retryAt  time.Time // set when its handler returned an error
+	retryAt  time.Time  // set when its handler returned an error
+	wait     *waitError // instead, when it is to wait in a room
 	returned time.Time
 }
 
@@ -39,10 +40,12 @@ type claims struct {
 	n           *counters
 	health      *health
 	ring        func(queue string)
+	clerk       *clerk
 
 	mu    sync.Mutex
 	known map[string]map[string]*claim // by queue and task id
-	total int                          // of known
+	busy  map[string]int               // by queue: known and not done
+	total int                          // of busy
 	held  map[string][]held            // by queue: taken, not yet handed to asynq
 	doubt chan struct{}                // capacity 1: some line has a doubt
 }
@@ -82,10 +85,11 @@ func (c *claims) free() int {
 func (c *claims) have(queue string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.known[queue])
+	return c.busy[queue]
 }
 
 // take claims up to n tasks and holds them for next. It returns how many it got.
+// Ends of tasks go along.
 func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n int) (int, error) {
 	if len(args) < 2 {
 		return 0, fmt.Errorf("dequeue of %s has %d arguments", l.name, len(args))
@@ -93,13 +97,17 @@ func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n
 	c.n.claims.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	got, err := stringSlice(claimScript.once(ctx, c.rdb, c.flags, keys, args[0], args[1], n, c.owner))
+	part := c.clerk.lend(l.name)
+	keys, args = part.join(keys[:4:4], []any{args[0], args[1], n, c.owner})
+	got, err := stringSlice(exchangeScript.once(ctx, c.rdb, c.flags, keys, args...))
 	if err != nil {
+		c.clerk.restore(part)
 		if !refused(err) {
 			c.suspect(l)
 		}
 		return 0, err
 	}
+	c.clerk.settled(part)
 	if len(got) < 2 {
 		return 0, nil
 	}
@@ -111,6 +119,25 @@ func (c *claims) take(ctx context.Context, l *line, keys []string, args []any, n
 		c.held[l.name] = append(c.held[l.name], held{got[i], got[i+1]})
 	}
 	return len(got) / 2, nil
+}
+
+// wait notes that a task is to wait in a room.
+func (c *claims) wait(t taskID, w *waitError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[t.queue][t.id]; k != nil {
+		k.wait = w
+	}
+}
+
+// waits is the room in which a task is to wait, nil for none.
+func (c *claims) waits(t taskID) *waitError {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[t.queue][t.id]; k != nil {
+		return k.wait
+	}
+	return nil
 }
 
 // returned notes the end of a handler, and when to try again if it failed.
@@ -132,6 +159,26 @@ func (c *claims) retryAt(t taskID) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// done: the clerk is to tell Redis that a task is done; it takes no room here
+// any more.
+func (c *claims) done(t taskID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[t.queue][t.id]; k != nil && !k.done {
+		k.done = true
+		c.count(t.queue, -1)
+	}
+}
+
+// written forgets a task that is done, now that Redis knows it too.
+func (c *claims) written(t taskID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if k := c.known[t.queue][t.id]; k != nil && k.done { // else it was delivered again
+		c.drop(t)
+	}
+}
+
 // ended forgets a task whose end Redis has.
 func (c *claims) ended(t taskID) {
 	c.mu.Lock()
@@ -139,22 +186,30 @@ func (c *claims) ended(t taskID) {
 	c.drop(t)
 }
 
-// learn and drop are called with c.mu held.
+// learn, drop and count are called with c.mu held.
 func (c *claims) learn(queue, id string) {
 	if c.known[queue] == nil {
 		c.known[queue] = map[string]*claim{}
 	}
-	if c.known[queue][id] == nil {
-		c.total++
-	}
+	c.drop(taskID{queue, id})
 	c.known[queue][id] = &claim{}
+	c.count(queue, 1)
 }
 
 func (c *claims) drop(t taskID) {
-	if c.known[t.queue][t.id] != nil {
-		c.total--
-		delete(c.known[t.queue], t.id)
+	k := c.known[t.queue][t.id]
+	if k == nil {
+		return
 	}
+	if !k.done {
+		c.count(t.queue, -1)
+	}
+	delete(c.known[t.queue], t.id)
+}
+
+func (c *claims) count(queue string, n int) {
+	c.busy[queue] += n
+	c.total += n
 }
 
 // suspect: a claim of l failed without a reply. It may have taken tasks.
@@ -166,10 +221,7 @@ func (c *claims) suspect(l *line) {
 		l.doubts = append(l.doubts, now.Add(d))
 	}
 	c.mu.Unlock()
-	select {
-	case c.doubt <- struct{}{}:
-	default:
-	}
+	poke(c.doubt)
 }
 
 // heal searches for lost tasks whenever there is a doubt, until ctx ends.

@@ -43,6 +43,12 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 		return q.delays.forward(ctx, queue, keys, args, run)
 	case stepEnd, stepRetry:
 		t := taskID{queue, first(args)}
+		if script == doneSHA && len(keys) == 5 && len(args) > 1 {
+			return q.done(ctx, t, keys, args)
+		}
+		if w := q.claims.waits(t); what == stepRetry && w != nil {
+			return q.park(ctx, verb, t, w)
+		}
 		if what == stepRetry {
 			at, _ := q.claims.retryAt(t)
 			args, at = exact(args, 2, at)
@@ -80,6 +86,18 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 		return cmd
 	}
 	return run(c.UniversalClient, args)
+}
+
+// done is the end of a task that needs no more than to be forgotten.
+func (q *Queue) done(ctx context.Context, t taskID, keys []string, args []any) *redis.Cmd {
+	cmd := q.clerk.end(ctx, t.queue, keys, args)
+	if cmd.Err() == nil {
+		q.claims.done(t)
+		if q.opt.Admit != nil {
+			q.gate.wake(t.queue) // there may be room again
+		}
+	}
+	return cmd
 }
 
 // ZAddXX extends leases. It never fails: while Redis is away asynq would find the

@@ -14,12 +14,15 @@ import (
 type line struct {
 	name  string
 	rings atomic.Uint64 // grows with every ring
+	doors atomic.Uint64 // grows when a task may be let in from a room
 
 	// Only asynq's processor goroutine touches these.
 	empty   bool      // nothing to take until a ring or again
 	shut    bool      // and that because Admit said no, not because Redis did
 	emptyAt uint64    // rings as it was before we looked
 	again   time.Time // when to look without a ring
+	// doors as it was before Rooms let nobody in
+	shutDoors uint64
 
 	// held over every claim and every search for lost ones: a claim whose reply
 	// is on its way must not be taken for a lost one.
@@ -28,7 +31,7 @@ type line struct {
 }
 
 func (l *line) quiet(now time.Time) bool {
-	return l.empty && l.rings.Load() == l.emptyAt && now.Before(l.again)
+	return l.empty && l.rings.Load() == l.emptyAt && now.Before(l.again) && l.doors.Load() == l.shutDoors
 }
 
 // A gate stands between asynq's processor and Redis: it decides which dequeue is
@@ -41,6 +44,7 @@ type gate struct {
 	order    []*line
 	claims   *claims
 	admit    func(queue string, have int) int
+	rooms    Rooms // or nil
 	fallback time.Duration
 	rdb      redis.UniversalClient
 	health   *health
@@ -64,10 +68,7 @@ func (g *gate) wake(queue string) {
 		return
 	}
 	g.n.wakes.Add(1)
-	select {
-	case g.woken <- struct{}{}:
-	default:
-	}
+	poke(g.woken)
 }
 
 // stop ends taking: from now on asynq gets no task, and once a claim that is on
@@ -85,6 +86,9 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 	}
 	if g.claims.holding() {
 		return nothing(ctx) // those taken from another queue come first
+	}
+	if msg, ok := g.enter(ctx, l, args); ok {
+		return task(ctx, msg)
 	}
 	if l.quiet(time.Now()) {
 		g.n.local.Add(1)
@@ -111,13 +115,16 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 		cmd := redis.NewCmd(ctx)
 		cmd.SetErr(err)
 		return cmd
-	case got == 0:
-		g.fails = 0
+	case got < n: // that was all there is
 		l.empty, l.shut, l.emptyAt, l.again = true, false, rings, g.later()
+	default:
+		l.empty = false
+	}
+	g.fails = 0
+	if got == 0 {
 		g.wait()
 		return nothing(ctx)
 	}
-	g.fails, l.empty = 0, false
 	if g.isStopped() {
 		return nothing(ctx) // stopped while the claim was on its way: it goes back
 	}

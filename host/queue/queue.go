@@ -14,10 +14,14 @@
 //   - tasks are taken several in a round trip, never by a command that is sent
 //     twice, and stamped with the owner so that those whose reply was lost are
 //     found again (claim.go)
-//   - the end of a task is written with a live context, many in a round trip,
-//     until Redis is back (settle.go)
+//   - a handler that is done doesn't wait until Redis knows it: the ends of tasks
+//     go along with the next claim (done.go)
+//   - the end of a task is written with a live context until Redis is back
+//     (done.go, settle.go)
 //   - times are kept to the millisecond, and the forwarder sleeps until the
 //     first of them (delay.go)
+//   - a task that its handler can't run for want of something only some tasks
+//     need waits in a room, not in a handler (room.go)
 //
 // What is not here: who owns a job, whether an attempt is stale, cancelling.
 // That is in the job's own record (package job); a ticket may be delivered
@@ -63,6 +67,9 @@ type Options struct {
 	// called, and once per Fallback. It is called from one goroutine and must not
 	// block.
 	Admit func(queue string, have int) int
+	// Rooms, when not nil, say when tasks come back that handlers have sent to
+	// wait (Wait). They come before those that were never taken.
+	Rooms Rooms
 	// Fallback is the mean time between two looks at Redis when nobody rings: a
 	// lost wake-up costs at most one and a half of it. Default 1 s.
 	Fallback time.Duration
@@ -98,11 +105,12 @@ type Queue struct {
 	gate    *gate
 	claims  *claims
 	settler *settler
+	clerk   *clerk
 	delays  *delays
 	client  *client
 	crew    crew
 	served  atomic.Bool
-	plain   bool // asynq is on its own; set before it starts
+	plain   atomic.Bool // asynq is on its own; set before it starts
 
 	// recognise tells whether asynq's scripts are those we know.
 	recognise func() error
@@ -137,10 +145,10 @@ func New(opt Options) *Queue {
 	q.claims = &claims{
 		rdb: opt.Redis, owner: opt.Owner, concurrency: opt.Concurrency, batch: opt.Batch,
 		flags: &q.flags, n: &q.n, health: q.health, ring: q.ring,
-		known: map[string]map[string]*claim{}, held: map[string][]held{}, doubt: make(chan struct{}, 1),
+		known: map[string]map[string]*claim{}, busy: map[string]int{}, held: map[string][]held{}, doubt: make(chan struct{}, 1),
 	}
 	q.gate = &gate{
-		lines: map[string]*line{}, claims: q.claims, admit: opt.Admit, fallback: opt.Fallback,
+		lines: map[string]*line{}, claims: q.claims, admit: opt.Admit, rooms: opt.Rooms, fallback: opt.Fallback,
 		rdb: opt.Redis, health: q.health, n: &q.n,
 		woken: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
@@ -158,7 +166,14 @@ func New(opt Options) *Queue {
 			q.delays.order = append(q.delays.order, s)
 		}
 	}
-	q.settler = &settler{rdb: opt.Redis, n: &q.n, health: q.health, hurry: make(chan struct{})}
+	hurry := make(chan struct{})
+	q.settler = &settler{rdb: opt.Redis, n: &q.n, health: q.health, hurry: hurry}
+	q.clerk = &clerk{
+		rdb: opt.Redis, flags: &q.flags, n: &q.n, health: q.health, written: q.claims.written, hurry: hurry,
+		room: make(chan struct{}, backlog), more: make(chan struct{}, 1), now: make(chan struct{}, 1),
+		piles: map[string]*pile{},
+	}
+	q.claims.clerk = q.clerk
 	q.client = &client{UniversalClient: opt.Redis, q: q}
 	q.crew.left = make(chan struct{}, 1)
 	return q
@@ -216,7 +231,7 @@ func (q *Queue) Serve(ctx context.Context, h asynq.Handler) error {
 	if err := q.recognise(); err != nil {
 		// Slower and with asynq's own faults, but it runs.
 		q.log.Warn("asynq is not the version this was made for, polling it every 10 ms", "error", err)
-		q.plain = true
+		q.plain.Store(true)
 		rdb, look, forward = q.opt.Redis, 10*time.Millisecond, time.Second
 	} else {
 		b := &bell{wake: q.heard, quiet: quietFor}
@@ -227,6 +242,7 @@ func (q *Queue) Serve(ctx context.Context, h asynq.Handler) error {
 			q.claims.suspect(l) // an earlier life of this host may have left something
 		}
 		helpers.Go(func() error { return q.claims.heal(side, q.gate.order) })
+		helpers.Go(func() error { return q.clerk.run(side) })
 	}
 	text := asynqLog{q.log}
 	server := asynq.NewServerFromRedisClient(rdb, asynq.Config{
@@ -280,6 +296,7 @@ func (q *Queue) stop(server *asynq.Server, cancelWork context.CancelCauseFunc) e
 	case <-time.After(lastChance + stuckAfter):
 		return errors.New("asynq does not stop: Redis neither answers nor fails")
 	}
+	q.clerk.flush()
 	if left := q.crew.size(); left > 0 {
 		return fmt.Errorf("%d of them: %w", left, ErrHandler)
 	}
@@ -308,6 +325,10 @@ func (q *Queue) handle(work, task context.Context, h asynq.Handler, t *asynq.Tas
 	if err == nil || errors.Is(err, asynq.RevokeTask) || errors.Is(err, asynq.SkipRetry) {
 		return err
 	}
+	if w, ok := errors.AsType[*waitError](err); ok && q.CanWait() {
+		q.claims.wait(taskID{queue, id}, w)
+		return w
+	}
 	retried, _ := asynq.GetRetryCount(task)
 	at = time.Now().Add(waitOf(err, retried, q.opt.RetryDelay))
 	return &retryError{err, at}
@@ -321,7 +342,7 @@ func (q *Queue) retryDelay(retried int, err error, _ *asynq.Task) time.Duration 
 	} else {
 		wait = waitOf(err, retried, q.opt.RetryDelay) // asynq's own errors, and panics
 	}
-	if q.plain {
+	if q.plain.Load() {
 		wait += time.Second // it will round the time down to a whole second
 	}
 	return wait
@@ -347,6 +368,13 @@ func (q *Queue) Wake(queue string) { q.gate.wake(queue) }
 
 // heard is a ring from Redis.
 func (q *Queue) heard(queue string) {
+	if queue, room, ok := cutRing(queue); ok {
+		q.roomRung(queue, room)
+		return
+	}
+	if queue == "" {
+		q.roomRung("", "")
+	}
 	q.gate.wake(queue)
 	q.delays.look(queue)
 }

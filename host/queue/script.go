@@ -11,19 +11,25 @@ import (
 )
 
 var (
-	//go:embed claim.lua
-	claimLua string
+	//go:embed exchange.lua
+	exchangeLua string
 	//go:embed giveback.lua
 	givebackLua string
 	//go:embed lease.lua
 	leaseLua string
 	//go:embed forward.lua
 	forwardLua string
+	//go:embed park.lua
+	parkLua string
+	//go:embed enter.lua
+	enterLua string
 
-	claimScript    = newScript(claimLua)
+	exchangeScript = newScript(exchangeLua)
 	givebackScript = newScript(givebackLua)
 	leaseScript    = newScript(leaseLua)
 	forwardScript  = newScript(forwardLua)
+	parkScript     = newScript(parkLua)
+	enterScript    = newScript(enterLua)
 )
 
 // A script of ours, with and without the flag allow-oom. It is run with it where

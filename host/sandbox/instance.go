@@ -63,7 +63,15 @@ func (p *Plugin) instantiate(ctx context.Context) (*instance, error) {
 		in.globals = append(in.globals, g)
 		in.initial = append(in.initial, g.Get())
 	}
+	p.live.Add(1)
 	return in, nil
+}
+
+// Instances counts those that run a call, or that a call left behind.
+func (p *Plugin) Instances() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int(p.live.Load()) - len(p.idle)
 }
 
 // put takes an instance back after a call. One that ended well, and whose
@@ -85,6 +93,7 @@ func (p *Plugin) put(ctx context.Context, in *instance, well bool) {
 		}
 	}
 	in.mod.Close(context.WithoutCancel(ctx))
+	p.live.Add(-1)
 }
 
 func (p *Plugin) maxMemory() uint64 { return uint64(memoryPages(p.m)) << 16 }

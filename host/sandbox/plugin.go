@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
@@ -34,6 +35,7 @@ type Plugin struct {
 	mu      sync.Mutex
 	closed  bool
 	idle    []*instance
+	live    atomic.Int64 // instances that have not been closed
 	freed   sync.Once
 	running sync.WaitGroup
 	stop    context.Context // done when calls under way are to be cut
