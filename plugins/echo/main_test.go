@@ -4,10 +4,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluicehq/sluice/host/plugintest"
 	"github.com/sluicehq/sluice/sdk/sdktest"
 )
 
-func TestConformance(t *testing.T) { sdktest.Run(t, provider, sdktest.Echo("echo")) }
+// In process, as a process and as a guest.
+func TestConformance(t *testing.T) { plugintest.Run(t, provider, sdktest.Echo) }
 
 func TestSplitKeepsEverything(t *testing.T) {
 	for text, want := range map[string]int{

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long anything may take on a machine that has other things to do.
-const patience = 30 * time.Second
+var patience = 30 * time.Second
 
 var errEnough = errors.New("the receiver has enough")
 
@@ -45,7 +45,8 @@ func slowReceiver(ctx context.Context, t Reporter, p sdk.Provider, c Case, varie
 }
 
 // receiverFails wants emit's error back, and no further chunk.
-func receiverFails(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
+func receiverFails(ctx context.Context, t Reporter, p sdk.Provider, o Options, req *sdk.Request) {
+	before := open(o)
 	n := 0
 	err := p.Generate(ctx, req, func(sdk.Chunk) error {
 		n++
@@ -57,6 +58,7 @@ func receiverFails(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Req
 	if n != 1 {
 		t.Errorf("emit was called %d times, want no call after it failed", n)
 	}
+	upstreamClosed(t, o, before)
 }
 
 func cancelledBefore(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
@@ -121,17 +123,19 @@ func cancelledSilent(ctx context.Context, t Reporter, p sdk.Provider, o Options)
 }
 
 // limitReached is a cancellation with a cause, as a host's time limits are.
-func limitReached(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
+func limitReached(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
+	before := open(o)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "took too long"}
-	err := p.Generate(ctx, req, func(sdk.Chunk) error {
+	err := p.Generate(ctx, o.Long, func(sdk.Chunk) error {
 		cancel(limit)
 		return nil
 	})
 	if e := sdk.AsError(err); e == nil || e.Kind != sdk.Cancelled && e.Kind != sdk.Unavailable {
 		t.Errorf("error is %v, want the limit or a cancellation", err)
 	}
+	upstreamClosed(t, o, before)
 }
 
 func wantCancelled(t Reporter, err error) {
@@ -155,7 +159,12 @@ func upstreamClosed(t Reporter, o Options, before int) {
 	}
 }
 
-func abilities(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.Request) {
+func abilities(ctx context.Context, t Reporter, p sdk.Provider, o Options, req *sdk.Request) {
+	if p.ListModels != nil && o.lists {
+		if models, err := p.ListModels(ctx, req.Settings); err != nil || len(models) == 0 {
+			t.Errorf("ListModels = %v, %v; want some", models, err)
+		}
+	}
 	if p.CountTokens != nil {
 		n, err := p.CountTokens(ctx, req)
 		if err != nil || n <= 0 {

@@ -1,13 +1,12 @@
 // Package sdktest is the conformance kit for providers: one table that a provider must pass in
 // process, and as a plugin of either runtime, since a plugin is an [sdk.Provider] to its host.
 //
-// A provider that talks to an upstream runs it against a fake one, an httptest server that speaks
-// the upstream's dialect:
+// A provider that makes its answers up itself runs [Run], with a table of requests and what comes of
+// them. One that has them from an HTTP upstream runs [RunHTTP]: it writes down how that upstream says
+// things, and the kit is the upstream, with all the ways in which one fails.
 //
-//	func TestConformance(t *testing.T) {
-//		upstream := httptest.NewServer(...)
-//		sdktest.Run(t, provider, sdktest.Options{Plain: sdktest.Case{...}, Cases: ...})
-//	}
+// Both test the provider in the test's own process. Package host/plugintest runs the same tables, with
+// one call too, against everything a plugin's source builds into.
 package sdktest
 
 import (
@@ -25,7 +24,10 @@ type Case struct {
 	Resume  bool        // calls Resume instead of Generate
 	Chunks  []sdk.Chunk // all of them, in order; nil: not compared
 	Text    string      // of all Text chunks together; "": not compared
-	Err     *sdk.Error  // nil: the answer is whole. Zero fields are not compared, Kind is.
+	// Answer is what is said, whatever the size of the chunks it comes in and wherever among the last
+	// of them Usage and Finish stand; nil: not compared.
+	Answer []sdk.Chunk
+	Err    *sdk.Error // nil: the answer is whole. Zero fields are not compared, Kind is.
 }
 
 // Options is the table for one provider.
@@ -45,8 +47,14 @@ type Options struct {
 	Upstream func() int
 	// Varies is set for providers that may answer the same request differently.
 	Varies bool
+	// Without says of checks, by name, why they don't apply to this provider; they are listed as
+	// skipped. A name that ends in * stands for all that begin so. One that is no check's is an error.
+	Without map[string]string
 	// KeepsGoroutines is set for providers with goroutines of their own between calls.
 	KeepsGoroutines bool
+
+	extra []extra // of a dialect
+	lists bool    // its upstream can be asked for models
 }
 
 // Reporter is told what is wrong. A testing.TB is one.
@@ -112,6 +120,9 @@ func (c Case) Check(t Reporter, tr Transcript) {
 	}
 	if got := tr.Text(); c.Text != "" && got != c.Text {
 		t.Errorf("%s: text is %q, want %q", c.Name, got, c.Text)
+	}
+	if c.Answer != nil {
+		checkAnswer(t, c.Name, tr.Chunks, c.Answer)
 	}
 	checkOrder(t, c.Name, tr)
 	c.checkError(t, tr.Err)

@@ -3,7 +3,10 @@ package sdktest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,13 +18,23 @@ import (
 type step struct {
 	name string
 	run  func(ctx context.Context, t Reporter)
+	skip string // why it isn't run
+}
+
+// extra is a check that a dialect adds.
+type extra struct {
+	name string
+	run  func(ctx context.Context, t Reporter, p sdk.Provider)
 }
 
 // Run runs the table against p.
 func Run(t *testing.T, p sdk.Provider, o Options) {
-	before := runtime.NumGoroutine()
+	before := goroutines()
 	for _, s := range steps(p, o) {
 		t.Run(s.name, func(t *testing.T) {
+			if s.skip != "" {
+				t.Skip(s.skip)
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			s.run(ctx, t)
@@ -36,15 +49,16 @@ func Run(t *testing.T, p sdk.Provider, o Options) {
 type Result struct {
 	Name     string
 	Problems []string // none: it passed
+	Skipped  string   // why it does not apply
 	Took     time.Duration
 }
 
 // Check is [Run] outside of a test. It stops early when ctx ends.
 func Check(ctx context.Context, p sdk.Provider, o Options) []Result {
-	before := runtime.NumGoroutine()
+	before := goroutines()
 	all := steps(p, o)
 	if !o.KeepsGoroutines {
-		all = append(all, step{"no goroutine is left", func(_ context.Context, t Reporter) { goroutinesEnd(t, before) }})
+		all = append(all, step{name: "no goroutine is left", run: func(_ context.Context, t Reporter) { goroutinesEnd(t, before) }})
 	}
 	var results []Result
 	for _, s := range all {
@@ -57,6 +71,9 @@ func Check(ctx context.Context, p sdk.Provider, o Options) []Result {
 }
 
 func (s step) check(ctx context.Context) (r Result) {
+	if s.skip != "" {
+		return Result{Name: s.name, Skipped: s.skip}
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var c collector
@@ -85,9 +102,11 @@ func (c *collector) Errorf(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
+func goroutines() int { return runtime.NumGoroutine() }
+
 func goroutinesEnd(t Reporter, before int) {
 	t.Helper()
-	eventually(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
+	eventually(t, "all goroutines have ended", func() bool { return goroutines() <= before })
 }
 
 // steps lists the checks that o makes possible.
@@ -98,10 +117,13 @@ func steps(p sdk.Provider, o Options) []step {
 	}
 	cases := append([]Case{plain}, o.Cases...)
 	var all []step
-	add := func(name string, run func(ctx context.Context, t Reporter)) { all = append(all, step{name, run}) }
+	add := func(name string, run func(ctx context.Context, t Reporter)) {
+		all = append(all, step{name: name, run: run})
+	}
 	for _, c := range cases {
 		add(c.Name, func(ctx context.Context, t Reporter) { c.Check(t, c.run(ctx, p)) })
 	}
+	apply := slices.DeleteFunc(slices.Clone(cases), func(c Case) bool { return o.without(c.Name) != "" })
 	if !o.Varies {
 		add("same answer twice", func(ctx context.Context, t Reporter) {
 			first := plain.run(ctx, p)
@@ -110,20 +132,48 @@ func steps(p sdk.Provider, o Options) []step {
 			again.Check(t, plain.run(ctx, p))
 		})
 	}
-	add("all at once", func(ctx context.Context, t Reporter) { allAtOnce(ctx, t, p, cases) })
+	add("all at once", func(ctx context.Context, t Reporter) { allAtOnce(ctx, t, p, apply) })
 	add("slow receiver", func(ctx context.Context, t Reporter) { slowReceiver(ctx, t, p, plain, o.Varies) })
-	add("receiver fails", func(ctx context.Context, t Reporter) { receiverFails(ctx, t, p, plain.Request) })
+	add("receiver fails", func(ctx context.Context, t Reporter) { receiverFails(ctx, t, p, o, plain.Request) })
 	add("cancelled before", func(ctx context.Context, t Reporter) { cancelledBefore(ctx, t, p, plain.Request) })
 	if o.Long != nil {
 		add("cancelled at first chunk", func(ctx context.Context, t Reporter) { cancelledAt(ctx, t, p, o, 1) })
 		add("cancelled midway", func(ctx context.Context, t Reporter) { cancelledAt(ctx, t, p, o, 20) })
-		add("receiver fails midway", func(ctx context.Context, t Reporter) { receiverFails(ctx, t, p, o.Long) })
+		add("receiver fails midway", func(ctx context.Context, t Reporter) { receiverFails(ctx, t, p, o, o.Long) })
 		add("cancelled while the receiver blocks", func(ctx context.Context, t Reporter) { cancelledBlocked(ctx, t, p, o) })
-		add("limit reached", func(ctx context.Context, t Reporter) { limitReached(ctx, t, p, o.Long) })
+		add("limit reached", func(ctx context.Context, t Reporter) { limitReached(ctx, t, p, o) })
 	}
 	if o.Silent != nil {
 		add("cancelled in silence", func(ctx context.Context, t Reporter) { cancelledSilent(ctx, t, p, o) })
 	}
-	add("optional abilities", func(ctx context.Context, t Reporter) { abilities(ctx, t, p, plain.Request) })
+	for _, e := range o.extra {
+		add(e.name, func(ctx context.Context, t Reporter) { e.run(ctx, t, p) })
+	}
+	add("optional abilities", func(ctx context.Context, t Reporter) { abilities(ctx, t, p, o, plain.Request) })
+	for i := range all {
+		all[i].skip = o.without(all[i].name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Without)) {
+		if !slices.ContainsFunc(all, func(s step) bool { return matches(name, s.name) }) {
+			all = append(all, step{name: name, run: func(_ context.Context, t Reporter) { t.Errorf("Without has %q, and there is no such check", name) }})
+		}
+	}
 	return all
+}
+
+func matches(pattern, name string) bool {
+	if head, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, head)
+	}
+	return pattern == name
+}
+
+// without is why a check does not apply, "" if it does.
+func (o Options) without(name string) string {
+	for _, pattern := range slices.Sorted(maps.Keys(o.Without)) {
+		if matches(pattern, name) {
+			return o.Without[pattern]
+		}
+	}
+	return ""
 }
