@@ -40,21 +40,40 @@ func (s *service) run(ctx context.Context) error {
 		return errors.New("redis.url is not set: a host and a gateway that run apart meet on a Redis both can reach; " +
 			"set redis.url, or run sluice without a word to have both in one process")
 	}
-	if len(s.config.Plugins.Dirs) == 0 {
-		beside, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find the plugins beside the binary: %w", err)
+	if err := besideBinary(&s.config); err != nil {
+		return err
+	}
+	if s.gateway { // said now, and not when the plugins have been compiled
+		if err := gateway.Check(s.config.Gateway); err != nil {
+			return err
 		}
-		s.config.Plugins.Dirs = []string{filepath.Join(filepath.Dir(beside), "plugins")}
+		l, err := net.Listen("tcp", s.config.Gateway.Addr)
+		if err != nil {
+			return fmt.Errorf("gateway.addr: %w", explain(s.config.Gateway.Addr, err))
+		}
+		l.Close()
 	}
 	return s.withRedis(ctx, s.serve)
+}
+
+// besideBinary fills in where plugins are when nobody says.
+func besideBinary(c *config.Config) error {
+	if len(c.Plugins.Dirs) > 0 {
+		return nil
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the plugins beside the binary: %w", err)
+	}
+	c.Plugins.Dirs = []string{filepath.Join(filepath.Dir(binary), "plugins")}
+	return nil
 }
 
 // explain adds what would help to an error of listening.
 func explain(addr string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("gateway.addr %s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --gateway.addr 127.0.0.1:0", addr)
+		return fmt.Errorf("%s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --gateway.addr 127.0.0.1:0", addr)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w: choose a port above 1023 with --gateway.addr, or run as a user who may use this one", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -160,12 +159,8 @@ func newBench(flags *pflag.FlagSet, stdout, stderr io.Writer) (*workshop.Bench, 
 	if err != nil {
 		return nil, fmt.Errorf("configuration:\n%w", err)
 	}
-	if len(c.Plugins.Dirs) == 0 {
-		beside, err := os.Executable()
-		if err != nil {
-			return nil, fmt.Errorf("find the plugins beside the binary: %w", err)
-		}
-		c.Plugins.Dirs = []string{filepath.Join(filepath.Dir(beside), "plugins")}
+	if err := besideBinary(&c); err != nil {
+		return nil, err
 	}
 	// The log of a host would drown the answer; what goes wrong is in it.
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))

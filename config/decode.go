@@ -61,13 +61,7 @@ type decoder struct {
 
 // report adds an issue about a key, with the place that set it.
 func (d *decoder) report(key, value, problem string) {
-	where := ""
-	for at := key; where == "" && at != ""; {
-		where = d.origin[at]
-		cut := max(strings.LastIndexByte(at, '.'), 0)
-		at = at[:cut]
-	}
-	d.issues = append(d.issues, Issue{Key: key, Value: value, Where: where, Problem: problem})
+	d.issues = append(d.issues, Issue{Key: key, Value: value, Where: Places{d.origin}.Of(key), Problem: problem})
 }
 
 // decode writes raw, as a YAML parser or the environment gave it, into dst.

@@ -51,6 +51,26 @@ func AddFlags(flags *pflag.FlagSet) {
 // Load reads all sources and returns a complete, valid configuration, or an
 // *Error that lists everything that is wrong.
 func Load(from Sources) (Config, error) {
+	c, _, err := Locate(from)
+	return c, err
+}
+
+// Places tells where the settings of a configuration were said.
+type Places struct{ origin map[string]string }
+
+// Of is where a key was said, or the nearest section it is in: sluice.yaml:12,
+// SLUICE_GATEWAY__ADDR, --gateway.addr, or "" for a default.
+func (p Places) Of(key string) string {
+	for at := key; at != ""; at = at[:max(strings.LastIndexByte(at, '.'), 0)] {
+		if where := p.origin[at]; where != "" {
+			return where
+		}
+	}
+	return ""
+}
+
+// Locate is Load, for who has more to say about the settings.
+func Locate(from Sources) (Config, Places, error) {
 	environ := map[string]string{}
 	for _, pair := range from.Environ {
 		if name, value, ok := strings.Cut(pair, "="); ok {
@@ -74,27 +94,27 @@ func Load(from Sources) (Config, error) {
 		data, err = nil, nil
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
+		return Config{}, Places{}, fmt.Errorf("read configuration: %w", err)
 	}
 	return load(path, data, environ, from.Flags)
 }
 
 // load is Load with the file's content and the environment in hand.
-func load(path string, data []byte, environ map[string]string, flags *pflag.FlagSet) (Config, error) {
+func load(path string, data []byte, environ map[string]string, flags *pflag.FlagSet) (Config, Places, error) {
 	d := &decoder{
 		origin: map[string]string{},
 		getenv: func(name string) (string, bool) { v, ok := environ[name]; return v, ok },
 	}
 	all := koanf.New(".")
 	if err := d.loadFile(all, path, data); err != nil {
-		return Config{}, err
+		return Config{}, Places{}, err
 	}
 	if err := d.loadEnv(all, environ); err != nil {
-		return Config{}, err
+		return Config{}, Places{}, err
 	}
 	if flags != nil {
 		if err := d.loadFlags(all, flags); err != nil {
-			return Config{}, err
+			return Config{}, Places{}, err
 		}
 	}
 	c := Default()
@@ -103,9 +123,9 @@ func load(path string, data []byte, environ map[string]string, flags *pflag.Flag
 		c.validate(d.report)
 	}
 	if len(d.issues) > 0 {
-		return Config{}, &Error{Issues: d.issues}
+		return Config{}, Places{}, &Error{Issues: d.issues}
 	}
-	return c, nil
+	return c, Places{d.origin}, nil
 }
 
 func (d *decoder) loadFile(all *koanf.Koanf, path string, data []byte) error {
@@ -114,6 +134,8 @@ func (d *decoder) loadFile(all *koanf.Koanf, path string, data []byte) error {
 	switch err := reader.Decode(&document); {
 	case errors.Is(err, io.EOF):
 		return nil // empty, or comments only
+	case err != nil && strings.Contains(err.Error(), "cannot start any token") && bytes.ContainsRune(data, '\t'):
+		return fmt.Errorf("read configuration %s: %w: indent with spaces, not with tabs", path, err)
 	case err != nil:
 		return fmt.Errorf("read configuration %s: %w", path, err)
 	}

@@ -282,7 +282,7 @@ func FuzzLoad(f *testing.F) {
 		flags := pflag.NewFlagSet("sluice", pflag.ContinueOnError)
 		AddFlags(flags)
 		_ = flags.Set(flag, flagValue)
-		c, err := load("f.yaml", file, map[string]string{"SLUICE_" + env: envValue}, flags)
+		c, _, err := load("f.yaml", file, map[string]string{"SLUICE_" + env: envValue}, flags)
 		if err != nil {
 			return
 		}

@@ -172,31 +172,34 @@ func (r *Redis) Options() (*redis.UniversalOptions, error) {
 		o.PoolSize = r.PoolSize
 	}
 	if t.tls {
-		if o.TLSConfig, err = r.TLS.config(); err != nil {
-			return nil, err
+		c, key, err := r.TLS.config()
+		if err != nil {
+			return nil, fmt.Errorf("%s %w", key, err)
 		}
+		o.TLSConfig = c
 	}
 	return o, nil
 }
 
-func (t *TLS) config() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
+// config reads the files. It names the key that an error is about.
+func (t *TLS) config() (c *tls.Config, key string, err error) {
+	c = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("redis.tls.ca_file: %w", err)
+			return nil, "redis.tls.ca_file", fmt.Errorf("can't be read: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("redis.tls.ca_file: %s holds no PEM certificate", t.CAFile)
+			return nil, "redis.tls.ca_file", errors.New("holds no certificate in PEM")
 		}
 	}
 	if t.CertFile != "" {
 		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("redis.tls.cert_file: %w", err)
+			return nil, "redis.tls.cert_file", fmt.Errorf("can't be used with redis.tls.key_file: %w", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 	}
-	return c, nil
+	return c, "", nil
 }

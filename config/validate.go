@@ -53,8 +53,16 @@ func (k check) redis(r *Redis) {
 		}
 		return
 	}
-	if _, err := r.target(); err != nil {
+	t, err := r.target()
+	switch {
+	case err != nil:
 		k.report("redis.url", r.URL.String(), err.Error())
+	case !t.tls && r.TLS != TLS{}:
+		k.report("redis.tls", "", "has no use while redis.url is not encrypted; write rediss:// (or rediss-sentinel://, rediss-cluster://)")
+	case t.tls:
+		if _, key, err := r.TLS.config(); err != nil {
+			k.report(key, "", err.Error())
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluicehq/sluice/config"
 )
 
 // Bounds of the file of API keys, and how often it is looked at.
@@ -42,6 +44,16 @@ func openKeys(path string, log *slog.Logger) (*keyRing, error) {
 		return nil, fmt.Errorf("gateway.auth.keys_file: %w", err)
 	}
 	return r, nil
+}
+
+// Check says what of a valid configuration can't be used on this machine: the
+// file of API keys is read.
+func Check(c config.Gateway) error {
+	if c.Auth.KeysFile == "" {
+		return nil
+	}
+	_, err := openKeys(c.Auth.KeysFile, slog.New(slog.DiscardHandler))
+	return err
 }
 
 // read reads the file if it has changed.

@@ -16,7 +16,7 @@ import (
 func runtimes(ctx context.Context, cfg config.Plugins, log *slog.Logger) (_ map[manifest.Runtime]starter, closeAll func(context.Context) error, err error) {
 	guests, err := sandbox.NewRuntime(ctx, sandbox.Options{CacheDir: cfg.CacheDir, Log: log})
 	if err != nil {
-		return nil, nil, fmt.Errorf("open the sandbox: %w", err)
+		return nil, nil, fmt.Errorf("plugins.cache_dir: open the sandbox: %w", err)
 	}
 	return map[manifest.Runtime]starter{
 		manifest.Wasm: func(ctx context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {

@@ -46,17 +46,17 @@ type server struct {
 func runServer(ctx context.Context, o Options, name, program string, ready func(Instance)) error {
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
-		return fmt.Errorf("redis data folder: %w", err)
+		return fmt.Errorf("redis.data_dir: %w", err)
 	}
 	s := &server{name: name, program: program, dir: dir, socket: filepath.Join(dir, socketName), log: o.Log}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the redis data folder: %w", err)
+		return fmt.Errorf("make redis.data_dir, the data of the embedded redis: %w; name a folder that this user may write to, or set redis.embedded to memory", err)
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("make the redis data folder private: %w", err)
+		return fmt.Errorf("make redis.data_dir private to this user: %w", err)
 	}
 	if s.lock, err = acquire(ctx, filepath.Join(dir, lockName)); err != nil {
-		return fmt.Errorf("own the redis data folder %s: %w", dir, err)
+		return fmt.Errorf("own redis.data_dir %s: %w", dir, err)
 	}
 	defer s.lock.Close()
 	if len(s.socket) > longestPath {
