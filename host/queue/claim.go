@@ -26,6 +26,7 @@ type claim struct {
 	retryAt  time.Time  // set when its handler returned an error
 	wait     *waitError // instead, when it is to wait in a room
 	returned time.Time
+	done     bool // and the clerk is to tell Redis
 }
 
 type held struct{ id, msg string }

@@ -42,12 +42,16 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 	case stepForward:
 		return q.delays.forward(ctx, queue, keys, args, run)
 	case stepEnd, stepRetry:
-		t := taskID{queue, first(args)}
 		if script == doneSHA && len(keys) == 5 && len(args) > 1 {
-			return q.done(ctx, t, keys, args)
+			cmd := q.clerk.end(ctx, queue, keys, args)
+			q.room(queue)
+			return cmd
 		}
-		if w := q.claims.waits(t); what == stepRetry && w != nil {
-			return q.park(ctx, verb, t, w)
+		t := taskID{queue, first(args)}
+		if _, name := cut(keys[0]); isTask(name) { // retry, or archive
+			if w := q.claims.waits(t); w != nil {
+				return q.park(ctx, verb, t, w)
+			}
 		}
 		if what == stepRetry {
 			at, _ := q.claims.retryAt(t)
@@ -57,9 +61,7 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 		cmd := q.settler.end(ctx, verb, script, keys, args)
 		if cmd.Err() == nil {
 			q.claims.ended(t)
-			if q.opt.Admit != nil {
-				q.gate.wake(queue) // there may be room again
-			}
+			q.room(queue)
 			if what == stepEnd && strings.HasSuffix(keys[2], ":pending") { // requeued
 				q.ring(queue)
 			}
@@ -86,18 +88,6 @@ func (c *client) pass(ctx context.Context, verb, script string, keys []string, a
 		return cmd
 	}
 	return run(c.UniversalClient, args)
-}
-
-// done is the end of a task that needs no more than to be forgotten.
-func (q *Queue) done(ctx context.Context, t taskID, keys []string, args []any) *redis.Cmd {
-	cmd := q.clerk.end(ctx, t.queue, keys, args)
-	if cmd.Err() == nil {
-		q.claims.done(t)
-		if q.opt.Admit != nil {
-			q.gate.wake(t.queue) // there may be room again
-		}
-	}
-	return cmd
 }
 
 // ZAddXX extends leases. It never fails: while Redis is away asynq would find the

@@ -152,7 +152,7 @@ func (d *delays) note(key string, due time.Time) {
 	}
 	if s.due.IsZero() || due.Before(s.due) {
 		s.due = due
-		d.poke()
+		poke(d.changed)
 	}
 }
 
@@ -167,15 +167,8 @@ func (d *delays) look(queue string) {
 		s.rung = true
 		if at := s.looked.Add(glance); at.Before(s.again) {
 			s.again = at
-			d.poke()
+			poke(d.changed)
 		}
-	}
-}
-
-func (d *delays) poke() {
-	select {
-	case d.changed <- struct{}{}:
-	default:
 	}
 }
 

@@ -169,7 +169,7 @@ func New(opt Options) *Queue {
 	hurry := make(chan struct{})
 	q.settler = &settler{rdb: opt.Redis, n: &q.n, health: q.health, hurry: hurry}
 	q.clerk = &clerk{
-		rdb: opt.Redis, flags: &q.flags, n: &q.n, health: q.health, written: q.claims.written, hurry: hurry,
+		rdb: opt.Redis, flags: &q.flags, n: &q.n, health: q.health, claims: q.claims, hurry: hurry,
 		room: make(chan struct{}, backlog), more: make(chan struct{}, 1), now: make(chan struct{}, 1),
 		piles: map[string]*pile{},
 	}
@@ -377,6 +377,13 @@ func (q *Queue) heard(queue string) {
 	}
 	q.gate.wake(queue)
 	q.delays.look(queue)
+}
+
+// room: a task of the queue has ended, so Admit may let in another.
+func (q *Queue) room(queue string) {
+	if q.opt.Admit != nil {
+		q.gate.wake(queue)
+	}
 }
 
 // ring wakes this host and all others.

@@ -20,9 +20,19 @@ const (
 	settleBatch = 256
 )
 
-// A settler writes the ends of tasks (done, retried, archived, requeued). Ends
-// that come while a write is on its way go together in the next; it is bounded
-// by the number of handlers. Safe for concurrent use.
+// settleUntil is how long it is worth trying to write an end: ctx is asynq's for
+// it, and ends with the lease.
+func settleUntil(ctx context.Context) time.Time {
+	if d, ok := ctx.Deadline(); ok {
+		return d.Add(settlePast)
+	}
+	return time.Now().Add(settleFor)
+}
+
+// A settler writes the ends of tasks that asynq waits for: retried, archived,
+// requeued. (Those that are done are the clerk's.) Ends that come while a write
+// is on its way go together in the next; it is bounded by the number of
+// handlers. Safe for concurrent use.
 type settler struct {
 	rdb    redis.UniversalClient
 	n      *counters
@@ -47,10 +57,7 @@ type write struct {
 // cancelled by then; so after an outage of some seconds every task that ended
 // during it stays active, and is run again.
 func (s *settler) end(ctx context.Context, verb, script string, keys []string, args []any) *redis.Cmd {
-	until := time.Now().Add(settleFor)
-	if d, ok := ctx.Deadline(); ok {
-		until = d.Add(settlePast)
-	}
+	until := settleUntil(ctx)
 	for back := 20 * time.Millisecond; ; back = min(2*back, 500*time.Millisecond) {
 		cmd := s.send(verb, script, keys, args)
 		err := cmd.Err()

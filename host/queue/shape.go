@@ -70,3 +70,8 @@ func cut(key string) (queue, name string) {
 
 // keyOf is the inverse of cut.
 func keyOf(queue, name string) string { return "asynq:{" + queue + "}:" + name }
+
+// takeKeys are the keys of asynq's script for taking a task.
+func takeKeys(queue string) []string {
+	return []string{keyOf(queue, "pending"), keyOf(queue, "paused"), keyOf(queue, "active"), keyOf(queue, "lease")}
+}
