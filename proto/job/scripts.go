@@ -19,6 +19,8 @@ var (
 	seedLua string
 	//go:embed release.lua
 	releaseLua string
+	//go:embed return.lua
+	returnLua string
 	//go:embed cancel.lua
 	cancelLua string
 	//go:embed end.lua
@@ -41,6 +43,7 @@ var (
 	appendScript   = redis.NewScript(appendLua)
 	seedScript     = redis.NewScript(seedLua)
 	releaseScript  = redis.NewScript(releaseLua)
+	returnScript   = redis.NewScript(returnLua)
 	cancelScript   = redis.NewScript(cancelLua)
 	endScript      = redis.NewScript(endLua)
 	reclaimScript  = redis.NewScript(reclaimLua)
