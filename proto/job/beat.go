@@ -26,17 +26,21 @@ type heart struct {
 	self  string
 	judge *judge // nil: it looks at nobody
 
-	present atomic.Bool // its subscription is held
+	held    *listener   // its subscription
+	present atomic.Bool // that is confirmed
 
 	clock  clock
 	renew  time.Time // when to renew the expiry
 	score  int64     // of the last heartbeat
 	audit  time.Time // when to look at its own index
 	astray int       // audits in a row that found attempts in the index which nobody holds
+
+	failing bool // the last heartbeat did not reach Redis
 }
 
 // presence follows the host's subscription. Without it a host beats at once, and faster: who misses the subscription
-// takes it for dead unless it hears a heartbeat very soon.
+// takes it for dead unless it hears a heartbeat very soon. Whether Redis still has it comes with the looks at others;
+// who has no others needs none.
 func (b *heart) presence(v any) {
 	switch v.(type) {
 	case *redis.Subscription:
@@ -68,11 +72,17 @@ func (b *heart) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			b.h.log.Warn("heartbeat did not reach Redis", "host", b.self, "error", err)
+			if !b.failing {
+				b.h.log.Warn("heartbeat did not reach Redis, trying again until one does", "error", err)
+			}
+			b.failing = true
 			b.clock = clock{} // it may be another Redis that comes back
 			if b.judge != nil {
 				b.judge.disturb(b.h.o.Calm)
 			}
+		case b.failing:
+			b.h.log.Info("heartbeats reach Redis again")
+			b.failing = false
 		}
 		timer.Reset(b.pause())
 	}
@@ -83,6 +93,9 @@ func (b *heart) pause() time.Duration {
 	d := b.h.o.Beat
 	if !b.present.Load() {
 		d /= 5
+	}
+	if b.failing {
+		return d // the judge is in a hurry, but a Redis that is away refuses at once
 	}
 	if b.judge != nil {
 		d = min(d, b.judge.pause(time.Now()))
@@ -172,6 +185,10 @@ func (b *heart) beat(ctx context.Context) error {
 		answer.present = present.Val()
 	} else if len(ask.channels) > 0 {
 		answer.present = b.judge.askCluster(ctx, ask.channels)
+	}
+	if n, asked := answer.present[aliveChannel(b.self)]; asked && n == 0 && b.present.Load() {
+		b.held.renew() // it broke, and we were not told
+		b.presence(disconnected{})
 	}
 	b.judge.weigh(answer)
 	return nil
