@@ -38,9 +38,9 @@ type ModelInfo struct {
 
 // HostsOptions of Hosts; the zero value is usable.
 type HostsOptions struct {
-	Beat time.Duration // heartbeat, and look at the others' presence, this often; 0 = 500 ms
-	Gone time.Duration // dead: seen without presence, and without a heartbeat for so long from then on; 0 = 400 ms
-	Hung time.Duration // dead: without a heartbeat for so long, and for more than a Beat from when that was seen; 0 = 1.9 s
+	Beat time.Duration // heartbeat, and look at the others' presence, this often; 0 = 600 ms
+	Gone time.Duration // dead: seen without presence, and without a heartbeat for so long from then on; 0 = 350 ms
+	Hung time.Duration // dead: without a heartbeat for so long, and for more than a Beat from when that was seen; 0 = 2 s
 	Slow time.Duration // a heartbeat that takes longer has no look at the others; 0 = 500 ms
 	Calm time.Duration // after a heartbeat of its own has failed a host judges nobody for so long; 0 = 3 s
 }
@@ -68,7 +68,7 @@ func NewHosts(s *Store, log *slog.Logger, o HostsOptions) *Hosts {
 		p   *time.Duration
 		def time.Duration
 	}{
-		{&o.Beat, 500 * time.Millisecond}, {&o.Gone, 400 * time.Millisecond}, {&o.Hung, 1900 * time.Millisecond},
+		{&o.Beat, 600 * time.Millisecond}, {&o.Gone, 350 * time.Millisecond}, {&o.Hung, 2 * time.Second},
 		{&o.Slow, 500 * time.Millisecond}, {&o.Calm, 3 * time.Second},
 	} {
 		if *d.p <= 0 {
@@ -96,8 +96,9 @@ func (h *Hosts) Announce(ctx context.Context, info HostInfo, dead func(ctx conte
 	h.mu.Unlock()
 
 	var wg sync.WaitGroup
-	b := &heart{h: h, self: info.ID}
-	wg.Go(func() { newListener(h.s.rdb, aliveChannel(info.ID)).run(ctx, b.presence) })
+	b := &heart{h: h, self: info.ID, held: newListener(h.s.rdb, aliveChannel(info.ID))}
+	b.held.silent = true
+	wg.Go(func() { b.held.run(ctx, b.presence) })
 	if dead != nil {
 		b.judge = newJudge(h, info.ID)
 		b.judge.found <- info.ID

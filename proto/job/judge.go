@@ -73,12 +73,15 @@ type answer struct {
 
 // ask is what the look at this moment should ask for.
 func (j *judge) ask(at time.Time) question {
-	q := question{table: !at.Before(j.table)}
+	q := question{table: at.Add(j.h.o.Beat).After(j.table)} // the next heartbeat would be too late
 	for host, p := range j.peers {
 		q.table = q.table || !p.suspect.IsZero() && !at.Before(p.due)
 		if !at.Before(j.blind) {
 			q.channels = append(q.channels, aliveChannel(host))
 		}
+	}
+	if len(q.channels) > 0 {
+		q.channels = append(q.channels, aliveChannel(j.self))
 	}
 	return q
 }
@@ -133,7 +136,7 @@ func (j *judge) weigh(a answer) {
 		case absent(host):
 			silence = o.Gone
 		case age >= o.Hung:
-			silence = o.Beat * 6 / 5
+			silence = o.Beat * 11 / 10
 		default:
 			p.suspect = time.Time{}
 			oldest = max(oldest, age)

@@ -25,7 +25,9 @@ type disconnected struct{ err error }
 // reconnection: each subscription is confirmed to the receiver each time, because what was published meanwhile
 // is lost.
 type listener struct {
-	rdb redis.UniversalClient
+	rdb    redis.UniversalClient
+	silent bool          // it doesn't ask whether Redis is there: somebody else finds out, and calls renew
+	again  chan struct{} // capacity 1: renew was called
 
 	mu    sync.Mutex
 	want  map[string]struct{}
@@ -34,7 +36,7 @@ type listener struct {
 }
 
 func newListener(rdb redis.UniversalClient, channels ...string) *listener {
-	l := &listener{rdb: rdb, want: make(map[string]struct{}), dirty: make(map[string]struct{}), poke: make(chan struct{}, 1)}
+	l := &listener{rdb: rdb, want: make(map[string]struct{}), dirty: make(map[string]struct{}), poke: make(chan struct{}, 1), again: make(chan struct{}, 1)}
 	l.add(channels...)
 	return l
 }
@@ -55,6 +57,14 @@ func (l *listener) remove(channel string) {
 	delete(l.want, channel)
 	l.dirty[channel] = struct{}{}
 	l.nudge()
+}
+
+// renew has it connect anew.
+func (l *listener) renew() {
+	select {
+	case l.again <- struct{}{}:
+	default:
+	}
 }
 
 func (l *listener) nudge() {
@@ -145,14 +155,23 @@ func (l *listener) control(ctx context.Context, ps subscription, silence func() 
 		l.dirty[c] = struct{}{}
 	}
 	l.mu.Unlock()
+	select { // it was about another connection
+	case <-l.again:
+	default:
+	}
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
+	if l.silent {
+		tick.Stop()
+	}
 	for {
 		if err := l.settle(ctx, ps, have); err != nil {
 			return
 		}
 		select {
 		case <-ctx.Done():
+			return
+		case <-l.again:
 			return
 		case <-l.poke:
 		case <-tick.C:
