@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,24 +163,40 @@ func TestConnectionsPerUser(t *testing.T) {
 	}
 }
 
-// Sockets that come at the same time don't pass the limit together.
+// Sockets that come at the same time, at two gateways, don't pass the limit
+// together.
 func TestConnectionsPerUserAtOnce(t *testing.T) {
-	conf := hsConfig()
-	conf.Limits.ConnectionsPerUser = 1
-	c := startCore(t, Options{Config: conf, Redis: memoryRedis(t), Log: testLog(t)})
-	if c.open(identity{User: "ada"}, &fakeWire{}) == nil {
-		t.Fatal("the first was refused")
-	}
-	w := &fakeWire{}
-	if c.open(identity{User: "ada"}, w) != nil || w.how() != "hangup: "+codeTooManySockets {
-		t.Errorf("the second: %q", w.how())
-	}
-	if got := w.of("error"); len(got) != 1 || !strings.Contains(got[0], `"retryAfterMs":5000`) {
-		t.Errorf("errors %q", got)
-	}
-	if c.open(identity{User: "ada", Tenant: "acme"}, &fakeWire{}) == nil {
-		t.Error("a user of that name in a tenant is somebody else")
-	}
+	onEachRedis(t, func(t *testing.T, rdb redis.UniversalClient) {
+		const most, each = 3, 10
+		conf := hsConfig()
+		conf.Limits.ConnectionsPerUser = most
+		auth := hsAuth(t, "ada")
+		var clients []*client
+		var addr string
+		for range 2 {
+			addr, _ = startGateway(t, rdb, conf)
+			for range each {
+				clients = append(clients, dial(t, addr, nil))
+			}
+		}
+		for _, c := range clients {
+			c.send("40" + auth)
+		}
+		in := 0
+		for _, c := range clients {
+			m := c.find("an answer", func(m message) bool { return m.Kind == packetRefusal || m.Name == "connected" })
+			if m.Kind != packetRefusal {
+				in++
+			} else if data, _ := m.field(t, "data").(map[string]any); data["code"] != codeTooManySockets || data["retryAfterMs"] != 5000.0 {
+				t.Errorf("refusal %s", m.Data)
+			}
+		}
+		if in != most {
+			t.Errorf("%d of %d sockets were let in, want %d", in, len(clients), most)
+		}
+		// A user of that name in a tenant is somebody else.
+		connect(t, addr, `{"token":"`+hs(t, jwt.MapClaims{"sub": "ada", "tenant": "acme"})+`"}`)
+	})
 }
 
 func retryAfter(t *testing.T, m message) float64 {

@@ -3,7 +3,8 @@
 // that watch it.
 //
 // A socket's life: its address is judged (limits.go), the handshake is
-// authenticated (auth.go, keys.go), the socket becomes a session (session.go),
+// authenticated (auth.go, keys.go), its user's sockets are counted over all
+// gateways (seats.go), the socket becomes a session (session.go),
 // which ends with its token unless that is renewed (renew.go), with an outbox
 // that is bounded (outbox.go); its events start, cancel, resume and leave jobs
 // (jobs.go); each job that it watches has a place in the job's log (watch.go)
@@ -62,6 +63,7 @@ type core struct {
 	admission *admission
 	pacer     pacer
 	lobby     *lobby
+	seats     *seats
 	reads     chan struct{}   // taken while a job is read for a client without a socket
 	tickets   chan lostTicket // that may have been lost, on their way back into the queue
 	stall     time.Duration   // how long a client may take nothing of what it lacks
@@ -97,6 +99,7 @@ func newCore(ctx context.Context, o Options, auth authenticator) *core {
 	}
 	c.admission = newAdmission(o.Config, c.metrics)
 	c.hub = newHub(c.tail)
+	c.seats = newSeats(store, o.Log, c.metrics)
 	c.tail.Lost(c.lost)
 	c.tail.Idle(c.idle)
 	c.metrics.gauge("sockets", "Sockets connected.", func() int { n, _, _ := c.hub.counts(); return n })
@@ -206,6 +209,7 @@ func (c *core) run(ctx context.Context) error {
 	beside.Go(func() { c.runLobby(ctx) })
 	beside.Go(func() { c.pushModels(ctx) })
 	beside.Go(func() { c.requeue(ctx) })
+	beside.Go(func() { c.seats.run(ctx) })
 	err := c.tail.Run(ctx)
 	beside.Wait()
 	return err

@@ -35,9 +35,9 @@ func newHub(f feed) *hub {
 	return &hub{feed: f, all: map[*session]bool{}, users: map[string]*room{}, jobs: map[string]map[*session]bool{}}
 }
 
-// join adds a session, unless the hub is closed or the user has max sockets here
-// already (0 is no limit). The first of a user begins the user's feed.
-func (h *hub) join(s *session, max int) error {
+// join adds a session, unless the hub is closed. The first of a user begins the
+// user's feed.
+func (h *hub) join(s *session) error {
 	user := s.owner
 	h.mu.Lock()
 	if h.closed {
@@ -45,10 +45,6 @@ func (h *hub) join(s *session, max int) error {
 		return refuse(codeUnavailable, "this gateway is stopping: connect again").after(comeBack)
 	}
 	r := h.users[user]
-	if r != nil && max > 0 && len(r.sessions) >= max {
-		h.mu.Unlock()
-		return tooManySockets(max)
-	}
 	h.all[s] = true
 	first := r == nil
 	if first {
@@ -165,16 +161,6 @@ func (h *hub) pending() int {
 		sum += s.wire.Buffered()
 	}
 	return sum
-}
-
-// sockets is the number of sockets of an owner.
-func (h *hub) sockets(owner string) int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if r := h.users[owner]; r != nil {
-		return len(r.sessions)
-	}
-	return 0
 }
 
 func list(set map[*session]bool) []*session {

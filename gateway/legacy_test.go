@@ -204,6 +204,46 @@ func TestLegacyPublisher(t *testing.T) {
 	})
 }
 
+// What is published on job:<id> alone is heard by those who watch the job: whoever
+// started it, in every tab that has not left it, and nobody else. The general
+// channels reach them in any case.
+func TestLegacyOnTheJobsChannelAlone(t *testing.T) {
+	onEachRedis(t, func(t *testing.T, rdb redis.UniversalClient) {
+		one, _ := startGateway(t, rdb, hsConfig())
+		two, _ := startGateway(t, rdb, hsConfig())
+		starter, tab, left := connect(t, one, hsAuth(t, "ada")), connect(t, two, hsAuth(t, "ada")), connect(t, one, hsAuth(t, "ada"))
+		wantOK(t, starter.ask("START_SEARCH", `{"query":"x","jobId":"asked"}`))
+		for _, c := range []*client{tab, left} {
+			c.await("job:started:v1")
+		}
+		wantOK(t, left.ask("job:leave:v1", `{"jobId":"asked"}`))
+		eventually(t, "both gateways listen", func() bool {
+			n, err := rdb.PubSubNumSub(t.Context(), "job:asked", "model:chunk").Result()
+			return err == nil && n["job:asked"] == 2 && n["model:chunk"] == 2
+		})
+		publish := func(channel, payload string) {
+			t.Helper()
+			if err := rdb.Publish(t.Context(), channel, payload).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		publish("job:foreign", `{"event":"model:chunk:v1","data":{"userId":"ada","chunk":"of a job that no gateway was given"}}`)
+		publish("job:asked", `{"event":"model:chunk:v1","data":{"chunk":"heard"}}`) // names no user
+		publish("model:chunk", `{"event":"model:chunk:v1","data":{"jobId":"foreign","userId":"ada","chunk":"general"}}`)
+		publish("model:chunk", `{"event":"test:end:v1","data":{"userId":"ada"}}`)
+		for c, want := range map[*client]string{starter: "heard general ", tab: "heard general ", left: "general "} {
+			c.await("test:end:v1")
+			got := ""
+			for _, m := range c.seen("model:chunk:v1") {
+				got += fmt.Sprint(m.field(t, "chunk")) + " "
+			}
+			if got != want {
+				t.Errorf("heard %q, want %q", got, want)
+			}
+		}
+	})
+}
+
 // Frames of the log are not legacy messages, although they are published on the
 // same channels.
 func TestFramesAreNotDoubledByGeneralChannels(t *testing.T) {

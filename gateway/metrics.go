@@ -71,7 +71,7 @@ func newMetrics() *metrics {
 	m.refusals = m.vec("refusals_total", "Refused events, connections and requests, by code.", "code")
 	m.legacy = m.counter("legacy_messages_total", "Messages of older workers that were forwarded.")
 	m.requeued = m.counter("tickets_requeued_total", "Tickets enqueued again because a watched job had waited for long.")
-	m.fallbacks = m.counter("limit_fallbacks_total", "Starts judged by this gateway alone, because Redis was away.")
+	m.fallbacks = m.counter("limit_fallbacks_total", "Starts and connections judged by this gateway alone, because Redis was away.")
 	m.latency = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "sluice", Subsystem: "gateway", Name: "publish_to_write_seconds",
 		Help:    "From a frame's timestamp, by its host's clock, to the socket's outbox; live frames only.",

@@ -72,7 +72,7 @@ func (c *core) open(who identity, w wire) *session {
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
 	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow, metrics: c.metrics}
 	s.greet()
-	if err := c.hub.join(s, c.socketsOf(who)); err != nil {
+	if err := c.hub.join(s); err != nil {
 		c.metrics.refused(asRefused(err).Code)
 		s.part(asRefused(err))
 		return nil
@@ -82,7 +82,7 @@ func (c *core) open(who identity, w wire) *session {
 	return s
 }
 
-// socketsOf is how many sockets a user may have here. Where nobody signs in,
+// socketsOf is how many sockets a user may have. Where nobody signs in,
 // everybody is the same user, and only addresses are counted.
 func (c *core) socketsOf(who identity) int {
 	if c.conf.Auth.Mode == "" || c.conf.Auth.Mode == "none" {

@@ -101,14 +101,26 @@ func (s *socketServer) admit(sock *socket.Socket, next func(*socket.ExtendedErro
 		next(socket.NewExtendedError(err.Error(), map[string]any{"code": codeUnauthorized}))
 		return
 	}
-	if most := s.core.socketsOf(who); most > 0 && s.core.hub.sockets(who.owner()) >= most {
-		over := tooManySockets(most)
+	conn := engine.ConnOf(sock)
+	if conn == nil {
+		next(socket.NewExtendedError("not a connection of this gateway", nil))
+		return
+	}
+	seat, err := s.core.seats.take(ctx, who.owner(), s.core.socketsOf(who), conn.Done())
+	if err != nil {
+		over := asRefused(err)
 		s.core.metrics.refused(over.Code)
 		next(socket.NewExtendedError(over.Message, map[string]any{"code": over.Code, "retryAfterMs": over.RetryAfterMs}))
 		return
 	}
-	sock.SetData(who)
+	sock.SetData(admitted{who, seat})
 	next(nil)
+}
+
+// admitted is the data of a socket that may come in.
+type admitted struct {
+	who  identity
+	seat *seat
 }
 
 // token finds the token in a client's auth object, {"token":"…"}.
@@ -120,14 +132,16 @@ func token(auth any) string {
 
 // connected opens the session of an admitted socket.
 func (s *socketServer) connected(sock *socket.Socket) {
-	who, admitted := sock.Data().(identity)
+	guest, ok := sock.Data().(admitted)
 	conn := engine.ConnOf(sock)
-	if !admitted || conn == nil {
+	if !ok || conn == nil {
 		sock.Disconnect(true)
 		return
 	}
-	session := s.core.open(who, &peer{sock: sock, conn: conn, events: &s.events})
+	guest.seat.sit()
+	session := s.core.open(guest.who, &peer{sock: sock, conn: conn, events: &s.events})
 	if session == nil {
+		guest.seat.leave()
 		return
 	}
 	sock.OnAny(func(args ...any) {
@@ -136,6 +150,7 @@ func (s *socketServer) connected(sock *socket.Socket) {
 	})
 	sock.On("disconnect", func(args ...any) {
 		session.end(fmt.Sprint(args[0]))
+		guest.seat.leave()
 	})
 }
 
