@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -169,8 +168,11 @@ func (s *service) withRedis(ctx context.Context, use func(context.Context, redis
 		}
 		rdb := redis.NewUniversalClient(o)
 		defer rdb.Close()
-		if err := s.awaitRedis(ctx, rdb); err != nil {
-			return nil //nolint:nilerr // it was told to stop while it waited
+		if err := awaitRedis(ctx, rdb, s.config.Redis.URL, s.log); err != nil {
+			if ctx.Err() != nil {
+				return nil // it was told to stop while it waited
+			}
+			return err
 		}
 		return use(ctx, rdb)
 	}
@@ -207,31 +209,6 @@ func (s *service) withRedis(ctx context.Context, use func(context.Context, redis
 	rdb.Close()
 	stopRedis()
 	return errors.Join(err, <-ended)
-}
-
-// awaitRedis waits until Redis answers, however long that takes. It fails only
-// when ctx ends.
-func (s *service) awaitRedis(ctx context.Context, rdb redis.UniversalClient) error {
-	const longest = 5 * time.Second
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, longest) {
-		ask, done := context.WithTimeout(ctx, longest)
-		err := rdb.Ping(ask).Err()
-		done()
-		if err == nil {
-			s.log.Info("redis answers", "url", s.config.Redis.URL)
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		s.log.Warn("redis does not answer, trying again; is it running, and is redis.url right?",
-			"url", s.config.Redis.URL, "error", err, "wait", wait)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-	}
 }
 
 // redisLog gives go-redis's own remarks to the log: what matters of them comes
