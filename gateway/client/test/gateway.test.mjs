@@ -109,6 +109,26 @@ test("one gateway: asking, deltas, errors, cancelling, two tabs, a network that 
     });
   }
 
+  await t.test("a client that comes late has the text in few pieces, and the rest as it comes", async (t) => {
+    const answer = client(t, url).ask(words(160), echo(30));
+    await until(answer, () => answer.text.includes("word80"));
+    const late = client(t, url).resume(answer.jobId), part = answer.seq, before = answer.text;
+    const live = collect(late);
+    await until(late, () => late.text !== "");
+    assert.ok(late.text.length > 300, `the first piece has ${late.text.length} characters`);
+    assert.equal((await late.done).verified, true);
+    assert.equal(await live.read, words(160));
+    assert.ok(live.pieces.length > 10, "what came live was merged");
+    for (const from of [{}, { lastSeq: part, text: before }]) {
+      const after = client(t, url).resume(answer.jobId, from);
+      let texts = 0;
+      after.on("text", () => texts++);
+      const { text, verified } = await after.done;
+      assert.deepEqual([text, verified], [words(160), true]);
+      assert.ok(texts <= 3, `${texts} pieces of ${answer.seq} frames`);
+    }
+  });
+
   await t.test("a client goes on where one before it was, with nothing but the storage", async (t) => {
     const storage = memoryStorage();
     const first = client(t, url, { storage });
@@ -177,6 +197,44 @@ test("a gateway that is killed and started again on the same Redis loses nothing
   network.away(false);
   const result = await answer.done;
   assert.deepEqual([result.text, result.verified, await got.read], [words(100), true, words(100)]);
+});
+
+test("a rolling restart of two gateways: twenty clients are sent away one after the other, and lose nothing", async (t) => {
+  const redis = await redisServer(t);
+  if (!redis) return;
+  const began = start(t, { words: ["host"], redis });
+  const gateways = await Promise.all([1, 2].map(() => start(t, { words: ["gateway"], redis })));
+  await began;
+  let turn = 0;
+  const network = await proxy(t, () => gateways[turn++ % gateways.length].port);
+  const goodbyes = [];
+  const clients = Array.from({ length: 20 }, (_, i) => {
+    const sluice = client(t, network.url, { transports: ["websocket"] }); // polling needs a balancer that sticks
+    const answer = sluice.ask(`${i} ${words(120)}`, echo(60));
+    answer.on("reset", () => assert.fail("nothing was void"));
+    sluice.on("connection", (now) => now === "offline" && goodbyes.push(sluice.trouble));
+    return { sluice, answer, got: collect(answer) };
+  });
+  const further = async (length) => {
+    for (const { answer } of clients) {
+      await until(answer, () => answer.text.length > length);
+      assert.equal(answer.over, false, "a gateway was stopped too late to show anything");
+    }
+  };
+  await further(20);
+  for (const length of [150, 300]) {
+    gateways.push(await start(t, { words: ["gateway"], redis }));
+    await gateways.shift().stop();
+    await further(length);
+  }
+  for (const [i, { answer, got }] of clients.entries()) {
+    const { text, verified, attempt } = await answer.done;
+    assert.deepEqual([text, verified, attempt, await got.read], [`${i} ${words(120)}`, true, 1, text]);
+  }
+  // Those of the first gateway twice, perhaps; nobody without a word, and not all at the same time.
+  const told = goodbyes.filter((why) => why.code === "unavailable" && why.retryAfterMs > 0);
+  assert.ok(told.length >= 20, `${told.length} of ${goodbyes.length} goodbyes: ${JSON.stringify(goodbyes)}`);
+  assert.ok(new Set(told.map((why) => why.retryAfterMs)).size > told.length / 2, "they come back at the same time");
 });
 
 test("users are told apart by their tokens", async (t) => {

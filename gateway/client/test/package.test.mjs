@@ -1,7 +1,8 @@
 // What is shipped is what is written: the bundle, the README, the docs.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -43,6 +44,55 @@ test("the code in README.md compiles", (t) => {
     execFileSync(join(root, "node_modules/.bin/tsc"), ["-p", dir], { encoding: "utf8" });
   } catch (error) {
     assert.fail(error.stdout);
+  }
+});
+
+test("what npm packs can be imported, with its types, by a project of its own", (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "sluice-fresh-"));
+  t.after(() => rmSync(dir, { recursive: true }));
+  const run = (program, ...args) => execFileSync(program, args, { cwd: dir, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  const [packed] = JSON.parse(execFileSync("npm", ["pack", "--json", "--ignore-scripts", "--pack-destination", dir], { cwd: root, encoding: "utf8" }));
+  const top = new Set(packed.files.map((f) => f.path.split("/")[0]));
+  assert.deepEqual([...top].sort(), ["README.md", "dist", "lib", "package.json"]);
+  assert.deepEqual(packed.files.filter((f) => f.path.startsWith("dist/")).map((f) => f.path), ["dist/sluice.js"]);
+
+  const at = join(dir, "node_modules/@sluice/client");
+  mkdirSync(at, { recursive: true });
+  mkdirSync(join(dir, "node_modules/@types"));
+  run("tar", "-xzf", packed.filename, "-C", at, "--strip-components=1");
+  for (const name of ["socket.io-client", "react", "@types/react"]) symlinkSync(join(root, "node_modules", name), join(dir, "node_modules", name));
+  writeFileSync(join(dir, "package.json"), '{"type":"module"}');
+  writeFileSync(join(dir, "app.mjs"), `
+    import * as client from "@sluice/client";
+    import * as bundle from "@sluice/client/bundle";
+    import { useAnswer } from "@sluice/client/react";
+    console.log(JSON.stringify([Object.keys(client).sort(), Object.keys(bundle).sort(), typeof useAnswer]));
+  `);
+  const names = ["Answer", "Sluice", "SluiceError", "connect", "memoryStorage", "webStorage"];
+  assert.deepEqual(JSON.parse(run(process.execPath, "app.mjs")), [names, names, "function"]);
+
+  writeFileSync(join(dir, "app.ts"), `
+    import { connect, SluiceError, type Answer, type Delta, type Progress, type Result, type Saved, type SluiceEvents } from "@sluice/client";
+    import { connect as bundled } from "@sluice/client/bundle";
+    import { useAnswer, type UseAnswer } from "@sluice/client/react";
+    export const answer: Answer = connect("http://x", { auth: async (refused?: SluiceError) => refused?.code ?? "t" }).ask("q", { model: "m" });
+    export const place: number | undefined = (answer.snapshot().progress as Progress | null)?.position;
+    export const trouble: SluiceError | null = bundled().trouble;
+    export const used: UseAnswer = useAnswer(null);
+    export type All = [Delta, Result, Saved, SluiceEvents["models"]];
+    // @ts-expect-error there is no such option
+    connect("http://x", { tokens: 1 });
+    // @ts-expect-error a question is asked with words
+    answer.cancel("why");
+  `);
+  const options = { target: "ES2022", lib: ["ES2022", "DOM"], types: [], strict: true, exactOptionalPropertyTypes: true, noEmit: true };
+  for (const modules of [{ module: "NodeNext" }, { module: "ESNext", moduleResolution: "Bundler" }]) {
+    writeFileSync(join(dir, "tsconfig.json"), JSON.stringify({ compilerOptions: { ...options, ...modules }, include: ["app.ts"] }));
+    try {
+      run(join(root, "node_modules/.bin/tsc"), "-p", dir);
+    } catch (error) {
+      assert.fail(`${modules.module}:\n${error.stdout}`);
+    }
   }
 });
 

@@ -92,13 +92,14 @@ export async function redisServer(t) {
   return "unix://" + socket;
 }
 
-// proxy is a network between a client and a port: it can be cut, and stay away.
+// proxy is a network between a client and a port: it can be cut, and stay away. A function in place of the port is asked
+// for each connection, as a load balancer would be.
 export async function proxy(t, port) {
   const pairs = new Set();
   let away = false;
   const server = createServer((near) => {
     if (away) return void near.destroy();
-    const far = dial(port, "127.0.0.1");
+    const far = dial(typeof port === "function" ? port() : port, "127.0.0.1");
     const pair = [near, far];
     pairs.add(pair);
     const drop = () => {
