@@ -9,6 +9,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
+	"github.com/sluicehq/sluice/host/queue"
 	"github.com/sluicehq/sluice/proto/job"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -46,6 +47,8 @@ type attempt struct {
 	failures int // failed attempts before this one
 	answer   answer
 	stream   *stream
+	spot     *spot // nil until there is one
+	returns  bool  // its ticket can be given back as if it had not begun
 	call     *call // nil until the provider is asked
 	began    time.Time
 	took     time.Duration
@@ -62,10 +65,10 @@ func (a *attempt) generate(run, host context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := a.route.plugin
-	if err := p.slots.Acquire(run, 1); err != nil {
-		return context.Cause(run)
+	if err := a.enter(run); err != nil {
+		return err
 	}
+	p := a.route.plugin
 	a.began = time.Now()
 
 	generation, cancel := context.WithCancelCause(run)
@@ -143,6 +146,40 @@ func (a *attempt) prepare(ctx context.Context) (*sdk.Request, error) {
 		}
 	}
 	return req, nil
+}
+
+// enter finds the attempt its place: a seat on the host, and a slot of its
+// provider. Without one it fails with errNoSlot.
+func (a *attempt) enter(ctx context.Context) (err error) {
+	p, r := a.route.plugin, a.worker.rooms
+	if a.spot != nil && a.spot.provider == p.slots {
+		return nil // it was let in
+	}
+	if a.spot != nil { // for another provider: its models have changed hands since
+		a.spot.give()
+	}
+	if a.spot = r.enter(job.QueueName(a.Job.Priority), p.name, p.slots); a.spot != nil {
+		return nil
+	}
+	if a.returns {
+		return errNoSlot
+	}
+	a.spot, err = r.wait(ctx, p.slots)
+	return err
+}
+
+// toRoom has the ticket of an attempt that found no slot wait for one; its error
+// says so to the queue. The attempt has never been then.
+func (a *attempt) toRoom(ctx context.Context) (wait, err error) {
+	if err := persist(ctx, a.Return); err != nil {
+		return nil, err
+	}
+	flow := a.Job.Tenant
+	if flow == "" {
+		flow = a.Job.User
+	}
+	a.log.Debug("no slot is free: the ticket waits")
+	return queue.Wait(a.route.plugin.name, flow), nil
 }
 
 // call is a provider at work.
@@ -233,10 +270,12 @@ func (a *attempt) leave() {
 	if a.route.plugin != nil {
 		defer a.route.plugin.done()
 	}
+	if a.spot != nil {
+		defer a.spot.give()
+	}
 	if a.call == nil {
 		return
 	}
-	defer a.route.plugin.slots.Release(1)
 	timer := time.NewTimer(abandon)
 	defer timer.Stop()
 	select {

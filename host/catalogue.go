@@ -44,6 +44,7 @@ type catalogue struct {
 	starters map[manifest.Runtime]starter
 	log      *slog.Logger
 	routes   *routes
+	rooms    *rooms
 	drain    time.Duration
 	embedded []*plugin
 
@@ -69,7 +70,7 @@ type folder struct {
 // logged once and left out; the rest start. Close it, on every path.
 func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provider, starters map[manifest.Runtime]starter, log *slog.Logger) *catalogue {
 	c := &catalogue{
-		config: cfg, starters: starters, log: log, routes: newRoutes(nil, log), drain: drainTimeout,
+		config: cfg, starters: starters, log: log, routes: newRoutes(nil, log), rooms: newRooms(1), drain: drainTimeout,
 		folders: map[string]*folder{}, closing: make(chan struct{}),
 	}
 	for _, p := range embedded {
@@ -83,7 +84,7 @@ func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provi
 		}
 	}
 	if !c.look(ctx, true) {
-		c.routes.set(c.inService())
+		c.publish()
 	}
 	known := map[string]bool{}
 	for _, p := range embedded {
@@ -98,6 +99,18 @@ func openCatalogue(ctx context.Context, cfg config.Plugins, embedded []sdk.Provi
 		}
 	}
 	return c
+}
+
+// publish lets the plugins in service take jobs. The slots of a provider are those
+// of the version before, which may still be draining.
+func (c *catalogue) publish() {
+	now := c.inService()
+	names := make([]string, len(now))
+	for i, p := range now {
+		names[i] = p.name
+	}
+	c.routes.set(now)
+	c.rooms.serve(names)
 }
 
 // inService lists the plugins that take jobs.
@@ -195,7 +208,7 @@ func (c *catalogue) look(ctx context.Context, now bool) bool {
 		}
 	}
 	if changed {
-		c.routes.set(c.inService())
+		c.publish()
 	}
 	for _, r := range retired { // after the routes: whoever finds it retired looks again
 		c.retire(r)
@@ -237,6 +250,7 @@ func (c *catalogue) start(ctx context.Context, folders []*folder) (replaced []*c
 				c.log.Info("plugin was replaced", "provider", f.name, "version", cand.m.Version, "digest", cand.plugin.digest, "before", f.current.plugin.digest)
 				replaced = append(replaced, f.current)
 			}
+			cand.plugin.slots = c.rooms.of(cand.plugin.name, cand.plugin.limits.Concurrency)
 			f.current = cand
 		}
 	}
@@ -343,7 +357,9 @@ func (c *catalogue) embed(p sdk.Provider, op config.Plugin) error {
 	if err != nil {
 		return err
 	}
-	c.embedded = append(c.embedded, newPlugin("embedded", p, settings, limits))
+	made := newPlugin("embedded", p, settings, limits)
+	made.slots = c.rooms.of(made.name, limits.Concurrency)
+	c.embedded = append(c.embedded, made)
 	return nil
 }
 

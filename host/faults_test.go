@@ -26,6 +26,7 @@ func TestSelfFencedJobIsHandedOver(t *testing.T) {
 		report := make(chan Report, 1)
 		k := &worker{
 			id: "alone", config: cfg, store: w.store, enqueue: w.tickets.Enqueue, running: &running{}, log: discard,
+			rooms: newRooms(10), canWait: func() bool { return false },
 			routes: newRoutes([]*plugin{newPlugin("embedded", provider("fake", s.generate), nil, manifest.Defaults())}, discard),
 			budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: func(r Report) { report <- r },
 		}

@@ -99,14 +99,17 @@ func Run(ctx context.Context, o Options) error {
 	}
 	h.others = newOthers(id, h.hosts)
 	h.queue = queue.New(queue.Options{
-		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency, Grace: graceOf(cfg.Grace),
-		Abandon: lingerFor + abandon + 2*time.Second, Admit: h.others.admit, Log: log,
+		Redis: o.Redis, Owner: id, Queues: job.Queues(), Concurrency: cfg.Concurrency + sorters, Grace: graceOf(cfg.Grace),
+		Abandon: lingerFor + abandon + 2*time.Second, Admit: h.others.admit, Rooms: plugins.rooms, Log: log,
 	})
 	h.others.wake = h.queue.Wake
+	plugins.rooms.seats.set(cfg.Concurrency)
+	plugins.rooms.letIn = h.queue.LetIn
 	h.tickets = newTickets(h.queue)
 	inspector := asynq.NewInspectorFromRedisClient(o.Redis)
 	h.worker = &worker{
 		id: id, config: cfg, store: store, routes: plugins.routes, running: &running{},
+		rooms: plugins.rooms, canWait: h.queue.CanWait,
 		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
 		enqueue: h.tickets.enqueue, others: h.others,
 		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
@@ -167,6 +170,7 @@ func (h *host) run(ctx context.Context, o Options) error {
 	wg.Go(func() {
 		h.plugins.follow(looking, o.Reload, func() { h.hosts.Update(h.worker.routes.announced()) })
 	})
+	wg.Go(func() { h.plugins.rooms.look(looking) })
 	err := h.queue.Serve(ctx, h.worker)
 	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve the queue: %w", err)

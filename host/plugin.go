@@ -7,8 +7,6 @@ import (
 	"runtime/debug"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/proto/job"
 	"github.com/sluicehq/sluice/sdk"
@@ -23,7 +21,7 @@ type plugin struct {
 	provider sdk.Provider
 	settings sdk.Settings
 	limits   manifest.Limits
-	slots    *semaphore.Weighted // generations at the same time
+	slots    *slots // generations at the same time, those of its other versions included
 
 	over context.Context // ends the generations of a plugin that was retired and had its time
 	cut  context.CancelFunc
@@ -37,7 +35,7 @@ type plugin struct {
 func newPlugin(runtime string, p sdk.Provider, settings sdk.Settings, limits manifest.Limits) *plugin {
 	made := &plugin{
 		name: p.Name, runtime: runtime, provider: p, settings: settings, limits: limits,
-		slots: semaphore.NewWeighted(int64(max(1, limits.Concurrency))), unused: make(chan struct{}),
+		slots: newSlots(limits.Concurrency), unused: make(chan struct{}),
 	}
 	made.over, made.cut = context.WithCancel(context.Background())
 	return made

@@ -31,6 +31,8 @@ type worker struct {
 	store   *job.Store
 	enqueue func(ctx context.Context, t job.Ticket, priority string, delay time.Duration) error
 	routes  *routes
+	rooms   *rooms
+	canWait func() bool // whether tickets can wait in rooms
 	others  *others
 	// failedBefore reports whether a task comes out of the archive of failed ones.
 	failedBefore func(queue, task string) (bool, error)
@@ -60,10 +62,14 @@ func (w *worker) process(ctx context.Context, t job.Ticket) error {
 	defer stop(nil)
 	defer w.running.add(t.Job, stop)()
 
+	spot := w.rooms.claimed(t.TaskID())
 	log := w.log.With("job", t.Job, "attempt", t.Attempt)
 	last, done := lingering(ctx, lingerFor)
 	defer done()
 	a, err := w.begin(last, t)
+	if err != nil && spot != nil {
+		spot.give()
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, job.ErrStale), errors.Is(err, job.ErrCancelled), errors.Is(err, job.ErrNotFound):
@@ -76,9 +82,16 @@ func (w *worker) process(ctx context.Context, t job.Ticket) error {
 		return fmt.Errorf("begin attempt of job %s: %w", t.Job, err)
 	}
 	log = w.log.With("job", t.Job, "attempt", a.Number, "user", a.Job.User)
-	x := &attempt{worker: w, Attempt: a, log: log}
+	// The task of one that is run again from the archive has the id of another attempt.
+	x := &attempt{worker: w, Attempt: a, log: log, spot: spot, returns: w.canWait() && a.Number == t.Attempt}
 	defer x.leave()
 	err = x.generate(run, ctx)
+	if errors.Is(err, errNoSlot) {
+		var wait error
+		if wait, err = x.toRoom(last); err == nil {
+			return wait
+		}
+	}
 	return x.end(last, err)
 }
 
