@@ -86,10 +86,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	default:
 		return &usageError{fmt.Sprintf("what is %q?", word)}
 	}
-	c, err := config.Load(config.Sources{Environ: os.Environ(), Flags: flags})
+	sources := config.Sources{Environ: os.Environ(), Flags: flags}
+	c, err := config.Load(sources)
 	if err != nil {
 		return fmt.Errorf("configuration:\n%w", err)
 	}
-	s := &service{config: c, log: newLog(c.Log, stderr), stdout: stdout, host: word != "gateway", gateway: word != "host"}
+	s := &service{config: c, sources: sources, stdout: stdout, host: word != "gateway", gateway: word != "host"}
+	s.log = newLog(c.Log, &s.level, stderr)
 	return s.run(ctx)
 }

@@ -25,16 +25,22 @@ import (
 
 // service is one running Sluice: the halves that were asked for, and their Redis.
 type service struct {
-	config        config.Config
+	config        config.Config // in force
+	sources       config.Sources
 	log           *slog.Logger
+	level         slog.LevelVar // of log
 	stdout        io.Writer
 	host, gateway bool
+	hangups       chan os.Signal // kept until they can be acted on
 }
 
 // run serves until ctx ends, then stops in order: the gateway takes no more,
 // the host drains, and Redis goes last.
 func (s *service) run(ctx context.Context) error {
 	redis.SetLogger(redisLog{s.log})
+	s.hangups = make(chan os.Signal, 1)
+	signal.Notify(s.hangups, syscall.SIGHUP)
+	defer signal.Stop(s.hangups)
 	if s.config.Redis.URL.IsZero() && !(s.host && s.gateway) {
 		return errors.New("redis.url is not set: a host and a gateway that run apart meet on a Redis both can reach; " +
 			"set redis.url, or run sluice without a word to have both in one process")
@@ -85,13 +91,10 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 	group, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, func() { s.log.Info("stopping; a second signal ends it at once") })()
 	hostReady := make(chan struct{})
+	var reload chan struct{}
 	if s.host {
+		reload = make(chan struct{})
 		ready := sync.OnceFunc(func() { close(hostReady) })
-		reload := make(chan struct{})
-		group.Go(func() error {
-			onHangup(ctx, reload)
-			return nil
-		})
 		group.Go(func() error {
 			o := host.Options{Config: s.config, Redis: rdb, Log: s.log, Version: buildVersion(), Reload: reload, Ready: ready}
 			if err := host.Run(ctx, o); err != nil {
@@ -102,6 +105,10 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 	} else {
 		close(hostReady)
 	}
+	group.Go(func() error {
+		s.onHangup(ctx, reload)
+		return nil
+	})
 	group.Go(func() error {
 		select {
 		case <-hostReady:
@@ -121,16 +128,19 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 	return group.Wait()
 }
 
-// onHangup asks for a reload at every SIGHUP, until ctx ends.
-func onHangup(ctx context.Context, reload chan<- struct{}) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP)
-	defer signal.Stop(signals)
+// onHangup reads the configuration again at every SIGHUP, and asks for a look at
+// the plugins, until ctx ends. reload is nil where no host runs.
+func (s *service) onHangup(ctx context.Context, reload chan<- struct{}) {
+	running := s.config.Log.Level
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-signals:
+		case <-s.hangups:
+		}
+		running = s.reread(running)
+		if reload == nil {
+			continue
 		}
 		select {
 		case reload <- struct{}{}:
@@ -138,6 +148,32 @@ func onHangup(ctx context.Context, reload chan<- struct{}) {
 			return
 		}
 	}
+}
+
+// reread reads the configuration and takes over what can change while it runs,
+// which is the level of the log. It names what else has changed since the start,
+// and returns the level in force.
+func (s *service) reread(level string) string {
+	now, err := config.Load(s.sources)
+	if err != nil {
+		s.log.Error("configuration can't be used, the one before stays", "error", err)
+		return level
+	}
+	if now.Log.Level != level {
+		_ = s.level.UnmarshalText([]byte(now.Log.Level)) // validated
+	}
+	was := s.config
+	was.Log.Level = now.Log.Level
+	if err := besideBinary(&now); err != nil {
+		s.log.Error("configuration can't be used, the one before stays", "error", err)
+		return level
+	}
+	if keys := config.Changed(was, now); len(keys) > 0 {
+		s.log.Warn("settings have changed that take a restart", "keys", strings.Join(keys, ", "))
+	} else {
+		s.log.Info("configuration read again", "level", now.Log.Level)
+	}
+	return now.Log.Level
 }
 
 // greet prints the one line that a person who just started it needs.
@@ -219,8 +255,7 @@ func (l redisLog) Printf(ctx context.Context, format string, v ...any) {
 	l.log.DebugContext(ctx, "redis client says", "line", strings.TrimSpace(fmt.Sprintf(format, v...)))
 }
 
-func newLog(c config.Log, out io.Writer) *slog.Logger {
-	var level slog.Level
+func newLog(c config.Log, level *slog.LevelVar, out io.Writer) *slog.Logger {
 	_ = level.UnmarshalText([]byte(c.Level)) // validated
 	o := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {

@@ -2,14 +2,12 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -106,21 +104,6 @@ func TestPluginWords(t *testing.T) {
 	if len(infos) != 3 || infos[0].State != "refused" || infos[1].State != "up" || infos[1].Limits[0].Check == "" || infos[2].Limits[0].Check != "" || len(infos[2].Digest) != 64 {
 		t.Errorf("JSON is %s", out)
 	}
-}
-
-// A hangup has the plugins looked at again, and ends nothing.
-func TestHangup(t *testing.T) {
-	in := install(t)
-	p := start(t, in, []string{"SLUICE_REDIS__EMBEDDED=memory"})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.log.find(ctx, "looking for plugins again"); err != nil {
-		t.Fatal(err)
-	}
-	p.stop()
 }
 
 // A new plugin is one whose next steps work as they are printed: it passes its

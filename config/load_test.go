@@ -296,3 +296,19 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestChanged(t *testing.T) {
+	a, b := Default(), Default()
+	if keys := Changed(a, b); len(keys) > 0 {
+		t.Errorf("equal ones differ in %v", keys)
+	}
+	a.Plugins.Config = map[string]Plugin{"gone": {Disabled: true}, "same": {Egress: []string{"https://a"}}, "echo": {Secrets: map[string]Secret{"K": NewSecret("a")}}}
+	b.Plugins.Config = map[string]Plugin{"new": {Disabled: true}, "same": {Egress: []string{"https://a"}}, "echo": {Secrets: map[string]Secret{"K": NewSecret("b")}}}
+	b.Gateway.Limits.Query++
+	b.Gateway.Auth.Secret = NewSecret("x")
+	b.Redis.URL = NewURL("redis://h")
+	want := "redis.url gateway.limits.query gateway.auth.secret plugins.config.echo plugins.config.gone plugins.config.new"
+	if got := strings.Join(Changed(a, b), " "); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

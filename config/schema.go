@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -96,6 +97,37 @@ func shortDuration(d time.Duration) string {
 		return d.String()
 	}
 	return s
+}
+
+// Changed lists the keys in which two configurations differ, in the order of the
+// struct. What is set for one plugin is one key, plugins.config.<its name>.
+func Changed(a, b Config) []string {
+	return appendChanged(nil, "", reflect.ValueOf(a), reflect.ValueOf(b))
+}
+
+func appendChanged(keys []string, prefix string, a, b reflect.Value) []string {
+	for i := range a.NumField() {
+		field := a.Type().Field(i)
+		name := joinKey(prefix, field.Tag.Get("koanf"))
+		if isSection(field.Type) {
+			keys = appendChanged(keys, name, a.Field(i), b.Field(i))
+			continue
+		}
+		x, y := a.Field(i).Interface(), b.Field(i).Interface()
+		if plugins, ok := x.(map[string]Plugin); ok {
+			all := map[string]Plugin{}
+			maps.Copy(all, plugins)
+			maps.Copy(all, y.(map[string]Plugin))
+			for _, p := range slices.Sorted(maps.Keys(all)) {
+				if !reflect.DeepEqual(plugins[p], y.(map[string]Plugin)[p]) {
+					keys = append(keys, joinKey(name, p))
+				}
+			}
+		} else if !reflect.DeepEqual(x, y) {
+			keys = append(keys, name)
+		}
+	}
+	return keys
 }
 
 func isSection(t reflect.Type) bool {
