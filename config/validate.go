@@ -198,7 +198,7 @@ func (k check) plugins(p *Plugins) {
 			}
 		}
 		for _, guarantee := range c.RequireBox {
-			k.oneOf(key+".require_box", guarantee, "network", "files", "processes")
+			k.oneOf(key+".require_box", guarantee, "network", "files", "processes", "sockets", "memory", "tasks")
 		}
 		k.size(key+".limits.memory", c.Limits.Memory, 0, 64*GiB)
 		k.between(key+".limits.concurrency", int64(c.Limits.Concurrency), 0, 100_000)

@@ -37,7 +37,7 @@ type PluginInfo struct {
 	State      string        `json:"state"`
 	Reason     string        `json:"reason,omitempty"` // of a state other than up
 	Box        string        `json:"box,omitempty"`    // what keeps it in
-	Guarantees []string      `json:"guarantees"`       // that the box gives: network, files, processes
+	Guarantees []string      `json:"guarantees"`       // that the box gives, see package box
 	Limits     []PluginLimit `json:"limits,omitempty"`
 	Started    time.Duration `json:"-"` // how long its start took
 	// What the artifact says about itself; the manifest, which the operator has seen, is what counts.
@@ -139,9 +139,17 @@ func (f *folder) info() PluginInfo {
 	}
 	st := c.state()
 	i.Box, i.Guarantees = st.Box.String(), st.Box.Held()
-	if st.Box.Limits {
+	tasks := PluginLimit{Name: "tasks", Value: strconv.Itoa(native.MaxTasks)}
+	switch {
+	case st.Box.Gives(box.Memory):
+		i.Limits[0].Check = ""
+	case st.Box.Limits:
 		i.Limits[0].Check += ", and the system stops it at " + config.Size(native.MaxMemory(c.narrowed)).String()
 	}
+	if !st.Box.Gives(box.Tasks) {
+		tasks.Check = lookedAt
+	}
+	i.Limits = append(i.Limits, tasks)
 	if !st.Up {
 		i.State = PluginDown
 		if st.Open {
@@ -153,6 +161,9 @@ func (f *folder) info() PluginInfo {
 	}
 	return i
 }
+
+// lookedAt is how a limit of a process is kept that the system doesn't keep.
+const lookedAt = "looked at 4 times a second; a process over it is replaced"
 
 // limitsOf lists the limits in force, and how those are kept that nothing keeps
 // by itself.
@@ -174,6 +185,6 @@ func limitsOf(m *manifest.Manifest) []PluginLimit {
 			PluginLimit{Name: "cpu", Value: l.CPU.String()},
 			PluginLimit{Name: "open_requests", Value: strconv.Itoa(l.OpenRequests)})
 	}
-	list[0].Check = "looked at 4 times a second; a process over it is replaced"
+	list[0].Check = lookedAt
 	return append(list, PluginLimit{Name: "processes", Value: strconv.Itoa(max(1, l.Processes))})
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/native/box"
+	"github.com/sluicehq/sluice/host/native/cgroup"
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/sluicehq/sluice/sdk/sdktest"
 )
@@ -107,10 +108,11 @@ func boxed(t *testing.T, level box.Level) (*Plugin, Options) {
 	return p, o
 }
 
+// full is the tightest box, without a control group.
 func full(t *testing.T) box.Level {
 	t.Helper()
 	level := box.Find()
-	if len(level.Held()) < len(box.Guarantees()) {
+	if err := level.Check([]string{box.Network, box.Files, box.Processes, box.Sockets}); err != nil {
 		t.Skipf("this machine's boxes have only %s", level)
 	}
 	return level
@@ -169,7 +171,7 @@ func TestHostilePlugin(t *testing.T) {
 		{"loopback", "dial tcp " + inside.Listener.Addr().String(), func(l box.Level) bool { return l.Gives(box.Network) }},
 		{"datagram", "dial udp " + datagrams.LocalAddr().String(), func(l box.Level) bool { return l.Gives(box.Network) }},
 		{"abstract socket", "dial unix " + abstract.Addr().String(), func(l box.Level) bool { return l.Namespaces || l.Landlock >= 6 }},
-		{"socket of another service", "dial unix " + socket, func(l box.Level) bool { return l.Root }},
+		{"socket of another service", "dial unix " + socket, func(l box.Level) bool { return l.Gives(box.Sockets) }},
 		{"shadow", "read /etc/shadow", func(l box.Level) bool { return l.Gives(box.Files) }},
 		{"users", "read /etc/passwd", func(l box.Level) bool { return l.Gives(box.Files) }},
 		{"a key", "read " + secret, func(l box.Level) bool { return l.Gives(box.Files) }},
@@ -230,8 +232,22 @@ func TestAttacksAreReal(t *testing.T) {
 	}
 }
 
+// grouped is a level with a control group.
+func grouped(t *testing.T, level box.Level) box.Level {
+	t.Helper()
+	if _, err := cgroup.Find(); err != nil {
+		t.Skip("there is no control group to divide: ", err)
+	}
+	level.Cgroup = true
+	return level
+}
+
 func TestNothingOutlivesABox(t *testing.T) {
-	level := full(t)
+	t.Run("namespaces", func(t *testing.T) { nothingOutlives(t, full(t)) })
+	t.Run("control group", func(t *testing.T) { nothingOutlives(t, grouped(t, box.Level{Limits: true})) })
+}
+
+func nothingOutlives(t *testing.T, level box.Level) {
 	p, _ := boxed(t, level)
 	const mark = "98765.25"
 	if got := answer(t, p, "escape "+mark); got != "done" {
@@ -261,8 +277,15 @@ func countProcesses(t *testing.T, word string) (n int) {
 }
 
 func TestForkBomb(t *testing.T) {
-	level := full(t)
+	t.Run("namespaces", func(t *testing.T) { forkBomb(t, full(t)) })
+	t.Run("control group", func(t *testing.T) { forkBomb(t, grouped(t, box.Level{Limits: true})) })
+}
+
+func forkBomb(t *testing.T, level box.Level) {
 	p, _ := boxed(t, level)
+	if got := p.State().Box; got != level {
+		t.Errorf("its box is %s, want %s", got, level)
+	}
 	keepRunning(t, p)
 	const mark = "98765.75"
 	got := answer(t, p, "multiply "+mark)
@@ -271,9 +294,13 @@ func TestForkBomb(t *testing.T) {
 		t.Errorf("it ended with %s", got)
 	}
 	if p.State().Restarts == 0 { // stopped by the limit: the children are still there
-		if n := countProcesses(t, mark); n > maxTasks {
+		if n := countProcesses(t, mark); n > MaxTasks {
 			t.Errorf("it has %d children", n)
 		}
+	} else if level.Gives(box.Tasks) {
+		t.Errorf("the system was to keep the limit, and the process was lost to %v", p.State().Death)
+	}
+	if p.State().Restarts == 0 {
 		if err := p.Close(ended()); err != nil {
 			t.Error(err)
 		}
@@ -284,8 +311,12 @@ func TestForkBomb(t *testing.T) {
 }
 
 func TestMemoryBomb(t *testing.T) {
+	t.Run("looked at", func(t *testing.T) { memoryBomb(t, full(t)) })
+	t.Run("control group", func(t *testing.T) { memoryBomb(t, grouped(t, full(t))) })
+}
+
+func memoryBomb(t *testing.T, level box.Level) {
 	m, o := self(t, "")
-	level := full(t)
 	o.Box = &level
 	m.Limits.Memory = 128 << 20
 	o.UsageInterval = 20 * time.Millisecond
@@ -297,6 +328,9 @@ func TestMemoryBomb(t *testing.T) {
 	}
 	eventually(t, "it is up again", func() bool { return p.State().Up })
 	t.Log(p.State().Death)
+	if level.Cgroup && !strings.Contains(p.State().Death.Error(), "it needed more memory than its limit") {
+		t.Errorf("it died of %v, want of its limit", p.State().Death)
+	}
 }
 
 func TestBabble(t *testing.T) {

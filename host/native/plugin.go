@@ -24,6 +24,7 @@ import (
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
+	"github.com/sluicehq/sluice/host/native/cgroup"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -88,6 +89,8 @@ type Plugin struct {
 	desc sdk.Description
 	box  box.Level
 
+	groups *cgroup.Parent // of the control groups of its processes; nil: they have none
+
 	stop       context.Context // ends the egress gate and starts under way
 	cancelStop context.CancelFunc
 	gateEnded  chan struct{}
@@ -126,9 +129,7 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 		m: m, opts: opts, log: opts.Log.With("provider", m.Name),
 		gateEnded: make(chan struct{}), closing: make(chan struct{}), idle: make(chan struct{}), up: make(chan struct{}),
 	}
-	if p.box = box.Find(); opts.Box != nil {
-		p.box = *opts.Box
-	}
+	p.findBox()
 	if err := p.box.Check(opts.RequireBox); err != nil {
 		return nil, err
 	}
@@ -160,11 +161,30 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 	return p, nil
 }
 
+// findBox chooses what the plugin's processes are kept in.
+func (p *Plugin) findBox() {
+	groups, err := cgroup.Find()
+	if err != nil {
+		p.log.Debug("no control group for plugins", "reason", err)
+	}
+	if p.opts.Box != nil {
+		p.box = *p.opts.Box
+	} else {
+		p.box = box.Find()
+		p.box.Cgroup = true
+	}
+	if p.box.Cgroup = p.box.Cgroup && groups != nil; p.box.Cgroup {
+		p.groups = groups
+	}
+}
+
 // reportBox says once what keeps the plugin in.
 func (p *Plugin) reportBox() {
 	level, held := slog.LevelInfo, p.box.Held()
-	if len(held) < len(box.Guarantees()) {
-		level = slog.LevelWarn
+	for _, confining := range []string{box.Network, box.Files, box.Processes, box.Sockets} {
+		if !p.box.Gives(confining) {
+			level = slog.LevelWarn
+		}
 	}
 	p.log.Log(context.Background(), level, "plugin is boxed", "guarantees", strings.Join(held, ", "), "box", p.box.String(), "processes", len(p.slots))
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
+	"github.com/sluicehq/sluice/host/native/cgroup"
 	"github.com/sluicehq/sluice/proto/provider"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -55,7 +56,7 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.box.Wrap(r.cmd, p.contents()); err != nil {
+	if err := p.enclose(r); err != nil {
 		r.release()
 		return nil, err
 	}
@@ -110,8 +111,19 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	return proc, nil
 }
 
-// MaxMemory is where the system stops a process, of which the manifest's limit is looked at now and
-// then only. It is above that limit because it is about private memory, which includes what
+// enclose has a process begin its life in its box, and in a control group if there are any.
+func (p *Plugin) enclose(r *procRunner) (err error) {
+	if p.groups != nil {
+		if r.group, err = p.groups.New(cgroup.Limit{Memory: p.m.Limits.Memory, Tasks: MaxTasks}); err != nil {
+			return err
+		}
+		r.group.Enter(r.cmd.SysProcAttr)
+	}
+	return p.box.Wrap(r.cmd, p.contents())
+}
+
+// MaxMemory is where the system stops a process that is in no control group, where the manifest's limit
+// is looked at now and then only. It is above that limit because it is about private memory, which includes what
 // programs reserve and never touch.
 func MaxMemory(m *manifest.Manifest) int64 { return 4*m.Limits.Memory + 512<<20 }
 
@@ -123,7 +135,7 @@ func (p *Plugin) contents() box.Spec {
 		Limit: box.Limit{
 			Data:  MaxMemory(p.m),
 			Files: int64(256 + l.Concurrency*max(1, l.OpenRequests)),
-			Tasks: maxTasks,
+			Tasks: MaxTasks,
 		},
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sluicehq/sluice/host/native/cgroup"
 )
 
 // maxHandshake bounds the line with which a plugin begins; it has about 100 bytes.
@@ -24,6 +26,7 @@ const maxHandshake = 512
 type procRunner struct {
 	cmd   *exec.Cmd
 	lines *lines
+	group *cgroup.Group // nil: none
 
 	lifeline        *os.File // our end of its standard input
 	outR, errR      *os.File // our ends of its outputs
@@ -117,9 +120,13 @@ func (r *procRunner) own(result chan<- error) {
 	result <- nil
 
 	err = r.reap()
+	r.group.Kill() // what is left of it
 	r.reason = r.cmd.ProcessState.String()
 	if r.cmd.ProcessState == nil && err != nil {
 		r.reason = err.Error()
+	}
+	if r.group.Overran() {
+		r.reason += ": it needed more memory than its limit"
 	}
 	// A child that left the group may still hold the outputs: they are read a little longer.
 	late := time.Now().Add(time.Second)
@@ -164,6 +171,7 @@ func (r *procRunner) kill() {
 	case !r.reaped:
 		r.killed = true
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+		r.group.Kill()
 	}
 }
 
@@ -179,6 +187,7 @@ func (r *procRunner) release() {
 	}
 	r.firstR.Close()
 	r.quietR.Close()
+	r.group.Remove()
 }
 
 // diedItself reports whether the process is gone without our doing.

@@ -125,6 +125,9 @@ func (s *slot) watch(ctx context.Context, proc *process) error {
 	defer health.Stop()
 	usage := time.NewTicker(p.opts.UsageInterval)
 	defer usage.Stop()
+	if p.groups != nil {
+		usage.Stop() // the kernel looks all the time
+	}
 	over := map[string]time.Time{} // calls that nobody waits for: since when
 	for missed := 0; ; {
 		select {
@@ -162,8 +165,8 @@ func (p *Plugin) checkUsage(pid int) error {
 	if used.memory > p.m.Limits.Memory {
 		return fmt.Errorf("it uses %d bytes of memory and may use %d", used.memory, p.m.Limits.Memory)
 	}
-	if used.tasks > maxTasks {
-		return fmt.Errorf("it runs more than %d processes and threads", maxTasks)
+	if used.tasks > MaxTasks {
+		return fmt.Errorf("it runs more than %d processes and threads", MaxTasks)
 	}
 	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// maxTasks is how many processes and threads one process of a plugin may have, itself included.
-const maxTasks = 512
+// MaxTasks is how many processes and threads one process of a plugin may have, itself included.
+const MaxTasks = 512
 
 // usage is what a process and its descendants take.
 type usage struct {
@@ -20,11 +20,11 @@ type usage struct {
 }
 
 // measure looks at a process and its descendants. Where the system can't be asked, and for what
-// ends meanwhile, it counts nothing. It stops counting at maxTasks.
+// ends meanwhile, it counts nothing. It stops counting at MaxTasks.
 func measure(pid int) usage {
 	var u usage
 	next := []string{strconv.Itoa(pid)}
-	for len(next) > 0 && u.tasks <= maxTasks {
+	for len(next) > 0 && u.tasks <= MaxTasks {
 		dir := filepath.Join("/proc", next[0])
 		next = next[1:]
 		u.memory += resident(dir)
@@ -33,7 +33,7 @@ func measure(pid int) usage {
 			continue
 		}
 		u.tasks += len(threads)
-		for _, t := range threads[:min(len(threads), maxTasks)] {
+		for _, t := range threads[:min(len(threads), MaxTasks)] {
 			b, err := os.ReadFile(filepath.Join(dir, "task", t.Name(), "children"))
 			if err == nil {
 				next = append(next, strings.Fields(string(b))...)

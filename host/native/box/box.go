@@ -16,13 +16,16 @@ import (
 
 // The guarantees a box can give. An operator may require them, by these names.
 const (
-	Network   = "network"   // no way to the network but the sockets in its directory
+	Network   = "network"   // no socket of the internet, or of any other network
 	Files     = "files"     // no file but those it was given
 	Processes = "processes" // it sees, touches and outlives no process but its own
+	Sockets   = "sockets"   // no unix socket but those in its directory and those it makes: no service of this machine
+	Memory    = "memory"    // at no moment more memory than its limit
+	Tasks     = "tasks"     // at no moment more processes and threads than its limit
 )
 
 // Guarantees lists the names of all guarantees.
-func Guarantees() []string { return []string{Network, Files, Processes} }
+func Guarantees() []string { return []string{Network, Files, Processes, Sockets, Memory, Tasks} }
 
 // Level is what a box is made of on this machine. The zero value is no box at all.
 type Level struct {
@@ -31,6 +34,8 @@ type Level struct {
 	Landlock   int  `json:"landlock"`   // the version of the kernel's Landlock that is in use
 	Seccomp    bool `json:"seccomp"`    // a filter of system calls
 	Limits     bool `json:"limits"`     // resource limits, no new privileges
+	Tasks      bool `json:"tasks"`      // and among them one of processes and threads, which root's don't have
+	Cgroup     bool `json:"cgroup"`     // a control group with limits of memory, processes and threads; see package cgroup
 }
 
 // Gives reports whether the box gives a guarantee.
@@ -42,6 +47,13 @@ func (l Level) Gives(guarantee string) bool {
 		return l.Root || l.Landlock > 0
 	case Processes:
 		return l.Namespaces
+	case Sockets:
+		// Landlock knows abstract names only, seccomp no names at all.
+		return l.Namespaces && l.Root
+	case Memory:
+		return l.Cgroup
+	case Tasks:
+		return l.Cgroup || l.Namespaces && l.Limits && l.Tasks
 	}
 	return false
 }
@@ -82,6 +94,9 @@ func (l Level) String() string {
 	if l.Limits {
 		parts = append(parts, "limits")
 	}
+	if l.Cgroup {
+		parts = append(parts, "control group")
+	}
 	if len(parts) == 0 {
 		return "nothing"
 	}
@@ -98,7 +113,10 @@ type Spec struct {
 
 // Limit are resource limits, as setrlimit(2) has them. Zero sets none.
 type Limit struct {
-	Data  int64 // bytes of private memory; see RLIMIT_DATA
+	// Data is bytes of private memory that can be written to; see RLIMIT_DATA. The other limit of memory,
+	// RLIMIT_AS, is of no use here: it counts addresses too that were only set aside, and the runtimes of
+	// Go and JavaScript set aside many times what they ever use.
+	Data  int64
 	Files int64 // open at the same time
 	Tasks int64 // processes and threads; only where the box has a user namespace, as they are counted by user
 }

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newestABI is the version of Landlock up to which this package knows what to restrict. See
-// https://docs.kernel.org/userspace-api/landlock.html.
+// newestABI is the version of Landlock up to which this package knows what to restrict; version 7 is
+// about the audit log only. Unix sockets that have a path are beyond all of them: only a root of its
+// own keeps a program from those. See https://docs.kernel.org/userspace-api/landlock.html.
 const newestABI = 6
 
 func landlockABI() int {

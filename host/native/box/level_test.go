@@ -17,7 +17,11 @@ func TestGuarantees(t *testing.T) {
 		{Level{Seccomp: true}, []string{Network}, "seccomp"},
 		{Level{Landlock: 3}, []string{Files}, "landlock 3"},
 		{Level{Namespaces: true}, []string{Network, Processes}, "namespaces"},
-		{Level{Namespaces: true, Root: true, Landlock: 6, Seccomp: true, Limits: true}, Guarantees(), "namespaces, own root, landlock 6, seccomp, limits"},
+		{Level{Landlock: 6, Seccomp: true, Limits: true, Tasks: true}, []string{Network, Files}, "landlock 6, seccomp, limits"},
+		{Level{Cgroup: true}, []string{Memory, Tasks}, "control group"},
+		{Level{Namespaces: true, Root: true, Landlock: 6, Seccomp: true, Limits: true}, []string{Network, Files, Processes, Sockets}, "namespaces, own root, landlock 6, seccomp, limits"},
+		{Level{Namespaces: true, Root: true, Limits: true, Tasks: true}, []string{Network, Files, Processes, Sockets, Tasks}, "namespaces, own root, limits"},
+		{Level{Namespaces: true, Root: true, Limits: true, Cgroup: true}, Guarantees(), "namespaces, own root, limits, control group"},
 	} {
 		if held := test.level.Held(); !slices.Equal(held, test.held) {
 			t.Errorf("%+v holds %v, want %v", test.level, held, test.held)
