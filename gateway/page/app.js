@@ -8,11 +8,12 @@ import { Column, History, Question, detached, jobID, newQuestionID, placeOf } fr
 import { SignIn } from "./signin.js";
 import { connect } from "./sluice.js";
 import { Stage } from "./stage.js";
+import * as words from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const past = new History(storage());
 const signIn = new SignIn();
-const stage = new Stage({ cancel, resume, again }, () => sluice.connection === "online");
+const stage = new Stage({ cancel, resume, again }, lost);
 const list = new ListView($("jobs"), {
   open: (q) => select(q),
   cancel: (q) => cancel(...q.columns),
@@ -43,6 +44,8 @@ sluice.on("connection", (now) => {
   $("link").dataset.state = said[0];
   setText($("link-text"), said[1]);
   if (now === "refused") signIn.ask("The gateway has refused every token. Sign in with another.");
+  $("link").title = lost();
+  setText($("lost"), now === "offline" && sluice.user ? lost() : ""); // at the start the dot says enough
   if (now === "online") welcome();
   enable();
   stage.draw();
@@ -50,6 +53,7 @@ sluice.on("connection", (now) => {
 
 sluice.on("models", (models) => {
   picker.offer(models, sluice.defaultModel);
+  $("hostless").hidden = models.length > 0;
   examples();
 });
 
@@ -66,6 +70,11 @@ sluice.on("answer", (answer) => {
   showList();
   if (q === selected) stage.show(q);
 });
+
+// lost says why there is no connection, "" when there is one.
+function lost() {
+  return sluice.connection === "online" || sluice.connection === "connecting" ? "" : words.lost(sluice.trouble);
+}
 
 function welcome() {
   signIn.settled();
@@ -256,7 +265,8 @@ function showList() {
 
 // enable offers what can be done now.
 function enable() {
-  $("ask").disabled = sluice.connection !== "online";
+  const online = sluice.connection === "online";
+  for (const b of [$("ask"), ...$("examples").querySelectorAll("button")]) b.disabled = !online;
   $("cancel").hidden = !selected?.columns.some((c) => c.live && !c.cancelling);
   setText($("cancel"), selected?.columns.filter((c) => c.live).length > 1 ? "Cancel all" : "Cancel");
   $("forget").hidden = !selected?.over;
@@ -266,12 +276,12 @@ function examples() {
   const names = [...new Set(sluice.models.map((m) => m.name))].filter((n) => !n.includes("*"));
   const own = names.includes("echo") ? ["echo"] : undefined;
   const all = [
-    ["See it stream", "The echo model says it back, word by word", own, "A sluice lets water through, one measured gate at a time: what comes in at the top arrives at the bottom, in order, and nothing is lost on the way."],
+    ["See it stream", own ? "The echo model says it back, word by word" : "Word by word, as it is made", own, "A sluice lets water through, one measured gate at a time: what comes in at the top arrives at the bottom, in order, and nothing is lost on the way."],
     names.length > 1 && ["Compare two models", "One question, two answers side by side", names.slice(0, 2), "## Two gates, one river\n\nBoth let the *same* water through:\n\n1. the **upper** gate opens first\n2. the **lower** gate follows\n\n| gate | state | level |\n|---|:-:|--:|\n| upper | open | 4.20 m |\n| lower | closed | 1.35 m |\n\n```go\nfor drop := range gate {\n\tfmt.Print(drop)\n}\n```\n"],
-    ["Watch it think", "Reasoning first, then a tool call", own, "What is the level of the water behind the gate?", { options: { reasoning: "The question is about a level. I should look at the gauge first, and then say what it shows.", tool_call: { name: "read_gauge", arguments: { gate: "upper", unit: "m", since: ["06:00", "12:00"] } } } }],
+    own && ["Watch it think", "Reasoning first, then a tool call", own, "What is the level of the water behind the gate?", { options: { reasoning: "The question is about a level. I should look at the gauge first, and then say what it shows.", tool_call: { name: "read_gauge", arguments: { gate: "upper", unit: "m", since: ["06:00", "12:00"] } } } }],
   ];
   $("examples").replaceChildren(...all.filter(Boolean).map(([title, note, models, query, params]) =>
-    h("li", {}, h("button", { type: "button", click: () => sluice.connection === "online" && send(query, params, models) }, h("b", {}, title), h("span", {}, note)))));
+    h("li", {}, h("button", { type: "button", disabled: sluice.connection !== "online", click: () => send(query, params, models) }, h("b", {}, title), h("span", {}, note)))));
 }
 
 // ---- the page's own controls ----

@@ -41,9 +41,10 @@ export class ColumnView {
       this.status, this.attempts, this.reasoning, this.text, this.extras, this.failure, this.timing, this.facts, this.actions);
   }
 
-  // update draws what has changed. longest is the time of the slowest answer
-  // beside this one, for a common scale.
-  update(online, longest, now) {
+  // update draws what has changed. lost is why there is no connection, "" if there
+  // is one; longest the time of the slowest answer beside this one, for a common
+  // scale.
+  update(lost, longest, now) {
     const c = this.column;
     this.mark.dataset.state = c.state;
     this.mark.dataset.live = String(!c.over);
@@ -51,7 +52,7 @@ export class ColumnView {
     setText(this.served, [c.served && c.served !== c.model ? c.served : "", c.provider && c.provider !== c.model ? c.provider : ""].filter(Boolean).join(" · "));
     this.cancel.hidden = !c.live;
     this.cancel.disabled = c.cancelling === true;
-    setText(this.status, words.status(c, online));
+    setText(this.status, words.status(c, lost));
     const attempts = words.attempts(c);
     this.attempts.hidden = !attempts;
     setText(this.attempts, attempts);
@@ -138,7 +139,7 @@ export class ColumnView {
 
 function callView() {
   const name = h("code"), state = h("span", { class: "faint" }), code = h("code");
-  const pre = h("pre", { tabindex: 0, role: "region", "aria-label": "Arguments of the tool call" }, code);
+  const pre = h("pre", { tabindex: 0, role: "group", "aria-label": "Arguments of the tool call" }, code);
   return { name, state, code, root: h("details", { class: "call", open: true }, h("summary", {}, "Tool call ", name, " ", state), pre) };
 }
 
@@ -156,11 +157,11 @@ function sourcesView(sources) {
     const name = s.title || (href ? new URL(href).host : "") || s.source || "Source";
     return h("li", {}, href ? link(href, name) : h("span", {}, name), href && s.title ? h("span", { class: "faint" }, " " + new URL(href).host) : "", s.text ? h("q", {}, s.text) : "");
   };
-  return h("section", { class: "sources" }, h("h3", {}, "Sources"), h("ol", {}, ...sources.map(item)));
+  return h("div", { class: "sources", role: "group", "aria-label": "Sources" }, h("h3", { "aria-hidden": "true" }, "Sources"), h("ol", {}, ...sources.map(item)));
 }
 
 function otherView(other) {
   const shown = other.filter((o) => o.kind !== "provider_data");
   if (shown.length === 0) return "";
-  return h("details", { class: "call" }, h("summary", {}, `Data of the provider (${shown.length})`), h("pre", { tabindex: 0, role: "region", "aria-label": "Data of the provider" }, h("code", {}, JSON.stringify(shown, null, 2))));
+  return h("details", { class: "call" }, h("summary", {}, `Data of the provider (${shown.length})`), h("pre", { tabindex: 0, role: "group", "aria-label": "Data of the provider" }, h("code", {}, JSON.stringify(shown, null, 2))));
 }

@@ -1,7 +1,7 @@
 // Making elements. Text goes in as text: nothing here, and nothing elsewhere in
 // the page, reads markup.
 
-import { blocks } from "./markdown.js";
+import { blocks, outlined } from "./markdown.js";
 
 // h makes an element. Properties that are functions listen to the event of that
 // name; false, null and undefined leave an attribute out.
@@ -40,7 +40,7 @@ function inline(nodes) {
 function block(b) {
   switch (b.type) {
     case "p": return h("p", {}, ...inline(b.inline));
-    case "heading": return h("h" + Math.min(6, b.level + 2), {}, ...inline(b.inline));
+    case "heading": return h("h" + (b.rank ?? Math.min(6, b.level + 2)), {}, ...inline(b.inline));
     case "rule": return h("hr");
     case "code": return codeBlock(b);
     case "quote": return h("blockquote", {}, ...b.blocks.map(block));
@@ -60,12 +60,12 @@ function codeBlock(b) {
   const name = b.language ? "Code, " + b.language : "Code";
   return h("figure", { class: "code" },
     h("figcaption", {}, h("span", {}, b.language || "code"), h("button", { type: "button", class: "quiet", "data-copy": "code", "aria-label": "Copy this code" }, "Copy")),
-    h("pre", { tabindex: 0, role: "region", "aria-label": name }, h("code", {}, b.text)));
+    h("pre", { tabindex: 0, role: "group", "aria-label": name }, h("code", {}, b.text)));
 }
 
 function table(b) {
   const row = (cells, name) => h("tr", {}, ...cells.map((c, i) => h(name, { class: b.align[i] === "left" ? null : "to-" + b.align[i], scope: name === "th" ? "col" : null }, ...inline(c))));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" },
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" },
     h("table", {}, h("thead", {}, row(b.head, "th")), h("tbody", {}, ...b.rows.map((r) => row(r, "td")))));
 }
 
@@ -82,6 +82,7 @@ export class Growing {
     this.text = "";
     this.settled = 0; // where the last block begins
     this.last = null; // the last block
+    this.above = []; // the headings above the last block
   }
 
   set(text) {
@@ -91,7 +92,13 @@ export class Growing {
     const open = blocks(text.slice(this.settled));
     if (open.length === 0) return;
     const from = this.settled;
+    let above = this.above;
     open.forEach((b, i) => {
+      this.above = above;
+      if (b.type === "heading") {
+        above = outlined(above, b.level);
+        b.rank = Math.min(6, 2 + above.length); // below the name of the model
+      }
       const before = i === 0 ? this.last : null;
       if (before && before.type === "code" && b.type === "code" && before.language === b.language) setText(this.root.lastChild.querySelector("pre code"), b.text);
       else if (before) this.root.lastChild.replaceWith(block(b));

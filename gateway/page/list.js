@@ -1,7 +1,7 @@
 // The list of one's questions: one stop for the Tab key, arrows within.
 
 import { h, setText } from "./dom.js";
-import { named, states, titleOf, when } from "./words.js";
+import { named, queue, states, titleOf, when } from "./words.js";
 
 export class ListView {
   // act is asked to open, cancel, resume and forget a question.
@@ -38,7 +38,8 @@ export class ListView {
     e.mark.dataset.state = q.state;
     e.mark.dataset.live = String(!q.over);
     setText(e.query, titleOf(q.query));
-    setText(e.about, [states[q.state], named(q.columns.map((c) => c.model || c.served)), when(q.created, Date.now())].filter(Boolean).join(" · "));
+    setText(e.about, [queue(q.columns) || states[q.state], named(q.columns.map((c) => c.model || c.served))].filter(Boolean).join(" · "));
+    setText(e.when, when(q.created, Date.now()));
     e.cancel.hidden = q.over || q.columns.every((c) => !c.live || c.cancelling);
     e.resume.hidden = !q.columns.some((c) => c.resumable);
     if (selected) e.open.setAttribute("aria-current", "true");
@@ -50,12 +51,12 @@ export class ListView {
   }
 
   #entry(q) {
-    const mark = h("span", { class: "mark", "aria-hidden": "true" }), query = h("span", { class: "q" }), about = h("span", { class: "m" });
+    const mark = h("span", { class: "mark", "aria-hidden": "true" }), query = h("span", { class: "q" }), about = h("span", { class: "m" }), when = h("span", { class: "when" });
     const title = titleOf(q.query).slice(0, 60);
-    const open = h("button", { type: "button", class: "open", tabindex: -1, click: () => this.act.open(q) }, mark, query, about);
+    const open = h("button", { type: "button", class: "open", tabindex: -1, click: () => this.act.open(q) }, mark, query, when, about);
     const side = (label, click) => h("button", { type: "button", class: "quiet", tabindex: -1, hidden: true, "aria-label": `${label}: ${title}`, click }, label);
     const cancel = side("Cancel", () => this.act.cancel(q)), resume = side("Resume", () => this.act.resume(q));
-    return { root: h("li", { "data-id": q.id }, open, cancel, resume), open, mark, query, about, cancel, resume };
+    return { root: h("li", { "data-id": q.id }, open, cancel, resume), open, mark, query, about, when, cancel, resume };
   }
 
   // stop makes an entry the list's one stop for the Tab key.

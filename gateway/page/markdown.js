@@ -267,3 +267,9 @@ export function safe(address) {
     return "";
   }
 }
+
+// outlined gives the levels of the headings that stand above what follows one of
+// this level. Their number is the heading's own depth, which never skips one.
+export function outlined(above, level) {
+  return [...above.filter((l) => l < level), level];
+}

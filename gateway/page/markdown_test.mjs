@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { blocks, inline, safe } from "./markdown.js";
+import { blocks, inline, outlined, safe } from "./markdown.js";
 
 const plain = (nodes) => nodes.map((n) => (typeof n === "string" ? n : n.text ?? n.alt ?? plain(n.inline))).join("");
 const shape = (nodes) => nodes.map((n) => (typeof n === "string" ? n : n.type === "code" ? ["code", n.text] : [n.type, ...shape(n.inline ?? [])]));
@@ -99,4 +99,10 @@ test("hostile texts end soon", () => {
   for (const text of ["*".repeat(n), "**a".repeat(n / 3), "_a ".repeat(n / 3), "[".repeat(n), "[a](".repeat(n / 4), "![".repeat(n / 2), "`a``b".repeat(n / 5), "<".repeat(n), "\\".repeat(n), "h".repeat(n), "https://".repeat(n / 8), "((((https://a" + ")".repeat(n), "> ".repeat(n / 2), "- ".repeat(n / 2), "|".repeat(n) + "\n|" + "-|".repeat(n / 2), "1. ".repeat(n / 3)]) {
     assert.ok(blocks(text).length > 0);
   }
+});
+
+test("headings are as deep as they are nested, whatever their levels", () => {
+  let above = [];
+  const depth = (level) => (above = outlined(above, level)).length;
+  assert.deepEqual([2, 4, 4, 3, 2, 1, 6, 2, 1].map(depth), [1, 2, 2, 2, 1, 1, 2, 2, 1]);
 });

@@ -10,7 +10,7 @@ const over = new Set(["complete", "failed", "cancelled"]);
 export const detached = new Set(["offline", "closed", "unauthorized", "protocol", "digest_mismatch"]);
 
 // Statuses of a progress that say why nothing comes; others count what has come.
-const told = new Set(["queued", "waiting", "limited"]);
+const told = new Set(["queued", "waiting", "limited", "retrying"]);
 
 // Column is one job: what one model says to the question.
 export class Column {
@@ -29,6 +29,7 @@ export class Column {
     this.result = kept.result ?? null;
     this.elsewhere = kept.elsewhere === true; // the text was too long to be kept here
     this.note = "";
+    this.position = 0; // in the queue, from 1; 0 is unknown
     this.answer = null; // of the client, while it is followed
   }
 
@@ -48,6 +49,7 @@ export class Column {
     this.elsewhere = false;
     const ends = [
       answer.on("delta", (d) => {
+        this.note = "";
         this.parts.add(d);
         if (d.kind === "reasoning") this.thought ??= { from: Date.now(), ms: 0 };
         else this.#thoughtEnds();
@@ -61,7 +63,10 @@ export class Column {
         this.parts = Parts.of(answer.snapshot().deltas);
         this.thought = null;
       }),
-      answer.on("progress", (p) => (this.note = told.has(p.status) ? p.message : "")),
+      answer.on("progress", (p) => {
+        this.note = told.has(p.status) ? p.message : "";
+        this.position = p.position ?? 0;
+      }),
       answer.on("start", () => (this.note = "")),
       answer.on("complete", (r) => {
         const { tokens, usage, duration, finishReason, timings, verified } = r;

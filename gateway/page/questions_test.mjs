@@ -76,21 +76,27 @@ test("a column follows its answer", () => {
   const c = new Column({ jobId: "j", model: "m" }), a = new Told();
   let changes = 0;
   c.follow(a, () => changes++);
-  a.be({ state: "queued" }, ["progress", { status: "queued", message: "3 jobs are ahead" }]);
-  assert.deepEqual([c.state, words.status(c, true)], ["queued", "3 jobs are ahead"]);
+  a.be({ state: "queued" }, ["progress", { status: "queued", message: "3 jobs are ahead", position: 4 }]);
+  assert.deepEqual([c.state, words.status(c, ""), words.queue([c, new Column({ jobId: "k", state: "queued" })])], ["queued", "3 jobs are ahead", "no. 4 in the queue"]);
   a.be({ state: "running", attempt: 1, provider: "p", model: "served" }, ["start", {}]);
-  assert.equal(words.status(c, true), "Waiting for the first words");
+  assert.deepEqual([words.status(c, ""), words.queue([c])], ["Waiting for the first words", ""]);
+  a.be({}, ["progress", { status: "waiting", message: "waiting for the model" }]);
+  assert.equal(words.status(c, ""), "Waiting for the model");
   a.be({}, ["delta", { kind: "reasoning", text: "one two" }]);
-  assert.equal(words.status(c, true), ""); // the fold says it
+  assert.equal(words.status(c, ""), ""); // the fold says it
   assert.match(words.reasoning(c, Date.now() + 3000), /^Thinking · 3 s · 2 words$/);
   a.be({ text: "half" }, ["text", "half"]);
   assert.ok(c.thought.ms >= 1);
-  a.be({ text: "", attempt: 2 }, ["reset", { reason: "attempt" }]);
+  for (const status of ["limited", "retrying"]) {
+    a.be({ state: "waiting" }, ["progress", { status, message: "the provider is not available; trying again in 8s" }]);
+    assert.equal(words.status(c, ""), "The provider is not available; trying again in 8s");
+  }
+  a.be({ text: "", attempt: 2, state: "running" }, ["start", {}], ["reset", { reason: "attempt" }]);
   assert.deepEqual([c.text, c.parts.reasoning, c.thought], ["", "", null]);
   assert.match(words.attempts(c), /^Attempt 2: .* began again/);
   a.be({ text: "whole", state: "complete" }, ["complete", { tokens: 1, usage: null, duration: 5, finishReason: "stop", timings: { queued: 1, firstChunk: 2, total: 10 }, verified: true }]);
   assert.deepEqual([c.over, c.text, c.served, c.result.verified], [true, "whole", "served", true]);
-  assert.equal(words.status(c, true), "");
+  assert.equal(words.status(c, ""), "");
   assert.ok(words.facts(c).some((f) => f.name === "digest" && f.value === "verified"));
   assert.deepEqual(words.spans(c).map((s) => s.ms), [1, 2, 8]);
   assert.ok(changes >= 6);
@@ -118,7 +124,16 @@ test("failures say what may help and when", () => {
   assert.equal(lost.resumable, true);
   assert.equal(words.failure(new Column({ jobId: "l", state: "cancelled" }), 0).calm, true);
   assert.equal(words.failure(new Column({ jobId: "m" }), 0), null);
-  assert.match(words.status(new Column({ jobId: "m", state: "running" }), false), /No connection/);
+});
+
+test("without a connection it says why, as far as that is known", () => {
+  const c = new Column({ jobId: "m", state: "running" });
+  assert.match(words.status(c, words.lost(null)), /^There is no connection now\. It is tried again\. The answer goes on/);
+  for (const [code, pattern] of [["too_slow", /too slow/], ["too_many_connections", /close another tab/], ["unavailable", /gateway can't be used now/], ["offline", /no connection/]]) {
+    assert.match(words.lost({ code }), pattern);
+    assert.match(words.lost({ code }), /tried again/);
+  }
+  assert.doesNotMatch(words.lost({ code: "unauthorized" }), /tried again/);
 });
 
 test("the history outlives a reload", () => {

@@ -9,18 +9,29 @@ const $ = (id) => document.getElementById(id);
 const narrow = matchMedia("(max-width: 820px)");
 
 export class Stage {
-  // act is asked to cancel, resume or ask again; online tells whether the gateway
-  // is connected.
-  constructor(act, online) {
+  // act is asked to cancel, resume or ask again; lost tells why the gateway is not
+  // connected, "" when it is.
+  constructor(act, lost) {
     this.act = act;
-    this.online = online;
+    this.lost = lost;
     this.question = null;
     this.views = [];
     this.tabs = [];
     this.active = 0; // of the tabs
     this.said = new WeakMap(); // what was announced of a column
     this.timer = 0;
+    this.whole = false; // the question is not folded
     narrow.addEventListener("change", () => this.draw());
+    addEventListener("resize", () => this.#fold());
+    $("asked-more").addEventListener("click", () => {
+      this.whole = !this.whole;
+      this.#fold();
+    });
+    $("follow").addEventListener("click", () => {
+      $("stage").scrollTop = $("stage").scrollHeight;
+      $("stage").focus({ preventScroll: true }); // the button goes
+    });
+    $("stage").addEventListener("scroll", () => this.#offerToFollow(), { passive: true });
     $("tabs").addEventListener("keydown", (e) => {
       const to = { ArrowRight: this.active + 1, ArrowLeft: this.active - 1, Home: 0, End: this.views.length - 1 }[e.key];
       if (to === undefined) return;
@@ -39,7 +50,10 @@ export class Stage {
     $("asked").hidden = q === null;
     const before = new Map(this.views.map((v) => [v.column, v]));
     this.views = (q?.columns ?? []).map((c) => before.get(c) ?? new ColumnView(c, this.act));
-    if (!same) this.active = 0;
+    if (!same) {
+      this.active = 0;
+      this.whole = false;
+    }
     this.active = Math.min(this.active, Math.max(0, this.views.length - 1));
     this.tabs = this.views.map((v, i) => h("button", { type: "button", role: "tab", id: v.root.id + "-tab", "aria-controls": v.root.id, click: () => this.#turn(i) },
       h("span", { class: "mark", "aria-hidden": "true" }), h("span", { class: "tab-name" }, v.name.textContent), h("span", { class: "hidden" })));
@@ -50,6 +64,7 @@ export class Stage {
     });
     $("columns").dataset.count = String(this.views.length);
     setText($("asked-query"), q?.query ?? "");
+    this.#fold();
     this.draw();
     if (!same) $("stage").scrollTop = q && !q.over ? $("stage").scrollHeight : 0;
   }
@@ -61,15 +76,20 @@ export class Stage {
     setText($("title"), title);
     const whole = q ? (q.over ? "" : "… ") + title.slice(0, 60) + " – Sluice" : "Sluice";
     if (document.title !== whole) document.title = whole;
-    if (!q) return;
+    if (!q) {
+      this.#offerToFollow();
+      return;
+    }
     const stage = $("stage");
-    const follows = stage.scrollHeight - stage.scrollTop - stage.clientHeight < 60;
+    const follows = this.#atEnd();
+    const lost = this.lost();
     const now = Date.now();
     const longest = Math.max(...q.columns.map((c) => spans(c).reduce((n, s) => n + s.ms, 0)), 1);
     const tabbed = narrow.matches && this.views.length > 1;
     $("tabs").hidden = !tabbed;
+    $("columns").dataset.tabbed = String(tabbed);
     this.views.forEach((v, i) => {
-      v.update(this.online(), longest, now);
+      v.update(lost, longest, now);
       v.root.hidden = tabbed && i !== this.active;
       if (tabbed) v.root.setAttribute("role", "tabpanel");
       else v.root.removeAttribute("role");
@@ -81,7 +101,29 @@ export class Stage {
       setText(tab.children[2], ", " + states[v.column.state]);
     });
     if (follows && !q.over) stage.scrollTop = stage.scrollHeight;
+    this.#offerToFollow();
     this.#tick(q, now);
+  }
+
+  #atEnd() {
+    const stage = $("stage");
+    return stage.scrollHeight - stage.scrollTop - stage.clientHeight < 60;
+  }
+
+  // Who has scrolled away from an answer that grows can go back.
+  #offerToFollow() {
+    $("follow").hidden = this.question === null || this.question.over || this.#atEnd();
+  }
+
+  // fold shows the beginning of a long question, and lets its end be seen.
+  #fold() {
+    const text = $("asked-query"), more = $("asked-more");
+    text.classList.add("folded");
+    const long = text.scrollHeight > text.clientHeight + 4;
+    text.classList.toggle("folded", long && !this.whole);
+    more.hidden = !long;
+    more.setAttribute("aria-expanded", String(this.whole));
+    setText(more, this.whole ? "Show less of it" : "Show all of it");
   }
 
   // tick draws again where time shows: while somebody thinks, or a wait runs out.
@@ -118,6 +160,7 @@ export class Stage {
   #turn(to) {
     this.active = Math.max(0, Math.min(this.views.length - 1, to));
     this.draw();
+    this.tabs[this.active]?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   #swipes() {

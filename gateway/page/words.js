@@ -12,10 +12,21 @@ const count = (n, one) => `${n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}
 
 export const wordsIn = (text) => text.trim().split(/\s+/).filter(Boolean).length;
 
-// status says what is waited for, "" when there is nothing to say.
-export function status(c, online) {
+const partings = {
+  too_slow: "The connection was too slow for what it had to carry.",
+  too_many_connections: "You have too many connections open: close another tab.",
+  unavailable: "The gateway can't be used now.",
+  unauthorized: "The gateway doesn't let us in.",
+};
+
+// lost says why there is no connection, by what the client knows of it.
+export const lost = (trouble) => (partings[trouble?.code] ?? "There is no connection now.") + (trouble?.code === "unauthorized" ? "" : " It is tried again.");
+
+// status says what is waited for, "" when there is nothing to say. lost is why
+// there is no connection, "" if there is one.
+export function status(c, lost) {
   if (c.over || c.elsewhere) return "";
-  if (!online) return "No connection now. The answer goes on when it is back.";
+  if (lost) return lost + " The answer goes on when it is back.";
   if (c.cancelling) return "Cancelling";
   switch (c.state) {
     case "sending": return "Sending the question";
@@ -101,6 +112,12 @@ export function facts(c) {
 }
 
 export const states = { sending: "sending", queued: "waiting", waiting: "waiting", running: "answering", complete: "complete", failed: "failed", cancelled: "cancelled" };
+
+// queue says where a question stands that waits: its best place, if it is known.
+export function queue(columns) {
+  const places = columns.filter((c) => c.state === "queued" && c.position > 0).map((c) => c.position);
+  return places.length ? `no. ${Math.min(...places).toLocaleString("en")} in the queue` : "";
+}
 
 // titleOf is a question in one line.
 export const titleOf = (query) => query.trim().split("\n")[0].replace(/^#+\s+/, "") || "…";

@@ -1,6 +1,7 @@
 // What the tests of the page share: a browser that complains aloud, and checks of
 // what any page must have.
 import assert from "node:assert/strict";
+import axe from "axe-core";
 import { chromium } from "playwright-core";
 
 export function launch(executablePath) {
@@ -34,7 +35,7 @@ export async function fits(page, where) {
   const [scroll, client] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
   assert.ok(scroll <= client, `${where}: the page is ${scroll} px wide in ${client}`);
   const out = await page.evaluate(() => [...document.querySelectorAll("body *")].filter((e) => {
-    if (e.closest(".hidden, .skip, #side:not(.open), pre, .scroll") || !e.checkVisibility()) return false;
+    if (e.closest(".hidden, .skip, #side:not(.open), pre, .scroll, .tabs") || !e.checkVisibility()) return false;
     const r = e.getBoundingClientRect();
     return r.width > 0 && (r.right > innerWidth + 1 || r.left < -1);
   }).map((e) => e.outerHTML.slice(0, 120)));
@@ -96,6 +97,9 @@ export async function audit(page, where) {
     return problems;
   });
   assert.deepEqual(found, [], `${where}: what a page must have`);
+  if (!(await page.evaluate(() => "axe" in window))) await page.evaluate(axe.source);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { preload: false, resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  assert.deepEqual(violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.html.slice(0, 160)).join(" | ")}`), [], `${where}: axe`);
 }
 
 // run does the work and closes the browser, after a picture of what was there if something is

@@ -21,10 +21,10 @@ Both let the *same* water through, see [the notes](https://example.com/a_(b)), b
 - [x] measured
 - [ ] drained
 
-| gate | state | level |
-|---|:-:|--:|
-| upper | open | 4.20 m |
-| lower | closed | 1.35 m |
+| gate | state | level | measured | by whom | remarks |
+|---|:-:|--:|---|---|---|
+| upper | open | 4.20 m | 06:00 | Ada Lovelace | behind the bridge |
+| lower | closed | 1.35 m | 06:05 | Charles Babbage | uninterruptedly |
 
 \`\`\`go
 for drop := range gate {
@@ -82,7 +82,8 @@ async function oneModel(model) {
   await p.is(model, "cancelled");
   assert.match(await p.column(model).locator(".failure").innerText(), /Cancelled/);
 
-  // An attempt breaks off, and the next begins again: nothing is doubled.
+  // A failure that no other attempt would mend ends the job; asking again is another
+  // job in its place.
   await p.ask("a b c d e f", { delay_ms: 10, error: { kind: "invalid", after: 3, message: "as asked", fault: "caller" } });
   await p.is(model, "failed");
   assert.match(await p.column(model).locator(".failure").innerText(), /not the whole answer/);
@@ -214,8 +215,14 @@ async function looks(name, viewport, colorScheme) {
   await p.ask(markdown, thinks);
   await page.waitForFunction((m) => (document.querySelector(`.column[data-model="${m}"] .reasoning div`)?.innerText ?? "").length > 40, a);
   await check("thinking");
-  await p.arrives(a, "measured");
+  await p.arrives(a, "drained");
   await check("streaming");
+  const stage = page.locator("#stage");
+  assert.equal(await page.locator("#follow").isVisible(), false, "it follows by itself");
+  await stage.evaluate((e) => (e.scrollTop = 0));
+  await page.locator("#follow").click();
+  await page.locator("#follow").waitFor({ state: "hidden" });
+  assert.ok(await stage.evaluate((e) => e.scrollHeight - e.scrollTop - e.clientHeight < 60), "the newest text is not seen");
   if (phone) {
     assert.equal(await page.evaluate(() => document.getAnimations().filter((x) => x.playState === "running").length), 0, "moves although that is not wanted");
     assert.equal(await p.column(b).isVisible(), false);
@@ -227,6 +234,27 @@ async function looks(name, viewport, colorScheme) {
   for (const m of models) await p.is(m, "complete");
   await page.locator("#stage").evaluate((e) => (e.scrollTop = 0));
   await check("finished");
+  const question = page.locator("#asked-query"), height = () => question.evaluate((e) => e.clientHeight);
+  const folded = await height();
+  await page.getByRole("button", { name: "Show all of it" }).click();
+  assert.ok(await height() > 2 * folded, "the question is not shown as a whole");
+  await page.getByRole("button", { name: "Show less of it" }).click();
+  assert.equal(await height(), folded);
+  // Words of a table are whole, and what doesn't fit scrolls in its place.
+  const torn = await page.locator(`.column[data-model="${a}"] :is(td, th)`).evaluateAll((all) => all.filter((cell) => {
+    const range = document.createRange();
+    return [...cell.textContent.matchAll(/\S+/g)].some((word) => {
+      range.setStart(cell.firstChild, word.index);
+      range.setEnd(cell.firstChild, word.index + word[0].length);
+      return new Set([...range.getClientRects()].map((r) => r.top)).size > 1;
+    });
+  }).map((cell) => cell.textContent));
+  assert.deepEqual(torn, [], "words that are torn");
+  if (phone) { // and where it is narrower still: https://www.w3.org/TR/WCAG22/#reflow
+    await page.setViewportSize({ width: 320, height: 640 });
+    await check("finished-320");
+    await page.setViewportSize(viewport);
+  }
   await page.locator("#stage").evaluate((e) => (e.scrollTop = e.scrollHeight));
   await check("finished-end");
 
@@ -234,7 +262,7 @@ async function looks(name, viewport, colorScheme) {
   assert.deepEqual(await text.locator("a").evaluateAll((all) => all.map((l) => [l.getAttribute("href"), l.target, l.rel])), [["https://example.com/a_(b)", "_blank", "noopener noreferrer nofollow"], ["https://example.com/i.png", "_blank", "noopener noreferrer nofollow"]]);
   assert.equal(await text.locator("img, script, b").count(), 0);
   assert.notEqual(await page.title(), "pwned");
-  assert.deepEqual(await text.locator("td").allInnerTexts(), ["upper", "open", "4.20 m", "lower", "closed", "1.35 m"]);
+  assert.deepEqual(await text.locator("td").allInnerTexts(), ["upper", "open", "4.20 m", "06:00", "Ada Lovelace", "behind the bridge", "lower", "closed", "1.35 m", "06:05", "Charles Babbage", "uninterruptedly"]);
   assert.match(await text.locator("pre").innerText(), /^for drop := range gate \{\n\tfmt/);
   assert.equal(await text.locator(".tick[data-done=true]").count(), 1);
   const reasoning = p.column(a).locator(".reasoning");
@@ -266,8 +294,8 @@ await run(browser, screenshots, "page", async () => {
   for (const model of models) await oneModel(model);
   await sideBySide();
   await keyboardOnly();
-  await looks("desktop-light", { width: 1280, height: 860 }, "light");
-  await looks("desktop-dark", { width: 1280, height: 860 }, "dark");
-  await looks("phone-light", { width: 360, height: 740 }, "light");
-  await looks("phone-dark", { width: 430, height: 900 }, "dark");
+  await looks("desktop-light", { width: 1280, height: 800 }, "light");
+  await looks("desktop-dark", { width: 1280, height: 800 }, "dark");
+  await looks("phone-light", { width: 390, height: 844 }, "light");
+  await looks("phone-dark", { width: 390, height: 844 }, "dark");
 });
