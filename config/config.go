@@ -146,7 +146,7 @@ type Plugin struct {
 	// AllowPrivate names hosts or host:port pairs that may be private or loopback addresses.
 	AllowPrivate []string `koanf:"allow_private" help:"hosts (or host:port) it may reach although their address is private or loopback"`
 	// RequireBox holds guarantees without which a native plugin is not started.
-	RequireBox []string     `koanf:"require_box" help:"what the box of a native plugin must guarantee for it to be started: network, files, processes"`
+	RequireBox []string     `koanf:"require_box" help:"what the box of a native plugin must guarantee for it to be started: network, files, processes, sockets, memory, tasks"`
 	Limits     PluginLimits `koanf:"limits"`
 }
 
