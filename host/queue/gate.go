@@ -92,16 +92,14 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 	}
 	if l.quiet(time.Now()) {
 		g.n.local.Add(1)
-		g.wait()
-		return nothing(ctx)
+		return g.idle(ctx, l, args)
 	}
 	rings := l.rings.Load() // before looking: a ring from here on counts
 	n := g.claims.free()
 	if g.admit != nil {
 		if n = min(n, g.admit(l.name, g.claims.have(l.name))); n <= 0 {
 			l.empty, l.shut, l.emptyAt, l.again = true, true, rings, time.Now().Add(g.fallback)
-			g.wait()
-			return nothing(ctx)
+			return g.idle(ctx, l, args)
 		}
 	}
 	got, err := g.claims.take(ctx, l, keys, args, n)
@@ -122,14 +120,25 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 	}
 	g.fails = 0
 	if got == 0 {
-		g.wait()
-		return nothing(ctx)
+		return g.idle(ctx, l, args)
 	}
 	if g.isStopped() {
 		return nothing(ctx) // stopped while the claim was on its way: it goes back
 	}
 	msg, _ := g.claims.next(l.name)
 	return task(ctx, msg)
+}
+
+// idle answers for a queue that has nothing, when there is a reason to ask again.
+// The rooms of this queue come first then: asynq asks by weight.
+func (g *gate) idle(ctx context.Context, l *line, args []any) *redis.Cmd {
+	g.wait()
+	if !g.isStopped() {
+		if msg, ok := g.enter(ctx, l, args); ok {
+			return task(ctx, msg)
+		}
+	}
+	return nothing(ctx)
 }
 
 func (g *gate) isStopped() bool {
