@@ -202,7 +202,7 @@ func (s *service) withRedis(ctx context.Context, use func(context.Context, redis
 		if err != nil {
 			return err
 		}
-		rdb := redis.NewUniversalClient(o)
+		rdb := config.OpenRedis(o)
 		defer rdb.Close()
 		if err := awaitRedis(ctx, rdb, s.config.Redis.URL, s.log); err != nil {
 			if ctx.Err() != nil {
@@ -240,7 +240,7 @@ func (s *service) withRedis(ctx context.Context, use func(context.Context, redis
 	} else {
 		s.log.Warn("redis is embedded in memory: jobs do not survive a restart; install valkey-server or redis-server, or set redis.url")
 	}
-	rdb := redis.NewUniversalClient(instance.Redis)
+	rdb := config.OpenRedis(instance.Redis)
 	err := use(ctx, rdb)
 	rdb.Close()
 	stopRedis()

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,9 +14,11 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
-// onEachRedis runs a test on miniredis and on a redis-server of its own.
+// onEachRedis runs a test on miniredis, on a redis-server of its own, and on the
+// Cluster that the tests of this package share, one at a time.
 func onEachRedis(t *testing.T, test func(t *testing.T, addr string)) {
 	t.Run("miniredis", func(t *testing.T) {
 		t.Parallel()
@@ -28,78 +28,62 @@ func onEachRedis(t *testing.T, test func(t *testing.T, addr string)) {
 		t.Parallel()
 		test(t, startServer(t).addr)
 	})
+	t.Run("cluster", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("tests on the Cluster take turns")
+		}
+		test(t, strings.Join(shared.Get(t).Addrs(), ","))
+	})
+}
+
+var shared redistest.Share
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	shared.Close()
+	os.Exit(code)
 }
 
 // server is a redis-server with its data kept over restarts.
 type server struct {
+	*redistest.Server
 	t    testing.TB
 	dir  string
 	addr string // a unix socket
-	args []string
-	cmd  *exec.Cmd
 }
 
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("SLUICE_REQUIRE") != "" {
-			t.Fatal("redis-server is required: ", err)
-		}
-		t.Skip("needs redis-server: ", err)
-	}
-	// A socket's name is short: t.TempDir's may not be.
-	dir, err := os.MkdirTemp("", "sluice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, dir: dir, addr: filepath.Join(dir, "s"), args: args}
-	s.start()
-	t.Cleanup(func() {
-		s.kill()
-		os.RemoveAll(dir)
-	})
-	return s
+	s := redistest.Start(t, append([]string{"--appendonly", "yes", "--appendfsync", "everysec"}, args...)...)
+	return &server{Server: s, t: t, dir: s.Dir, addr: s.Addr}
 }
 
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("redis-server", append([]string{"--port", "0", "--unixsocket", s.addr, "--dir", s.dir,
-		"--appendonly", "yes", "--appendfsync", "everysec", "--save", ""}, s.args...)...)
-	if err := s.cmd.Start(); err != nil {
+	if err := s.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	eventually(s.t, "redis-server answers", func() bool {
-		conn, err := net.Dial("unix", s.addr)
-		if err != nil {
-			return false
-		}
-		defer conn.Close()
-		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-			return false
-		}
-		b := make([]byte, 64)
-		n, err := conn.Read(b)
-		return err == nil && strings.HasPrefix(string(b[:n]), "+PONG")
-	})
 }
 
 // kill ends the server as a crash does.
-func (s *server) kill() {
-	if s.cmd.ProcessState == nil {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
-	}
-}
+func (s *server) kill() { s.Kill() }
 
-// connect opens a client whose way to Redis can be cut.
+// connect opens a client whose way to Redis can be cut. Several addresses with
+// commas are a Cluster's, or Sentinels' after "sentinel:".
 func connect(t testing.TB, addr string) (redis.UniversalClient, *line) {
 	t.Helper()
 	l := &line{conns: map[net.Conn]bool{}}
 	o := config.RedisDefaults()
-	o.Addrs = []string{addr}
+	addr, sentinels := strings.CutPrefix(addr, "sentinel:")
+	o.Addrs = strings.Split(addr, ",")
+	if sentinels {
+		o.MasterName = redistest.MasterName
+	} else {
+		o.IsClusterMode = len(o.Addrs) > 1
+	}
 	o.DialTimeout = time.Second
 	o.Dialer = l.dial
-	rdb := redis.NewUniversalClient(o)
+	rdb := config.OpenRedis(o)
 	t.Cleanup(func() { rdb.Close() })
 	return rdb, l
 }
