@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"fmt"
 	"sync"
 	"time"
 
@@ -11,13 +12,15 @@ import (
 
 // answer keeps account of the chunks of one attempt. Safe for concurrent use.
 type answer struct {
-	limit int64 // bytes of output; 0 is none
+	limit  int64 // bytes of output; 0 is none
+	hidden int64 // tokens that may be counted beyond what was said; 0 is hiddenTokens
 
 	mu      sync.Mutex
-	first   time.Time // of the first chunk
-	texts   int64     // pieces of text
-	output  int64     // bytes
-	usage   *sdk.Usage
+	first   time.Time  // of the first chunk
+	texts   int64      // pieces of text
+	output  int64      // bytes
+	usage   *sdk.Usage // the highest counts told
+	doubt   bool       // whether one was told that can't be
 	finish  sdk.Finish
 	refused error // why a chunk was not accepted
 }
@@ -35,9 +38,16 @@ func (a *answer) take(c sdk.Chunk) error {
 			a.texts++
 		}
 	case sdk.Usage:
-		a.usage = &c
+		if err := a.count(c); err != nil {
+			return err
+		}
 	case sdk.Finish:
 		a.finish = c
+	case sdk.ToolCall:
+		if c.Index < 0 || c.Index >= maxCalls {
+			return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: fmt.Sprintf(
+				"the plugin tells of a tool call that can't be: its index is %d; count the calls of an answer from 0, up to %d", c.Index, maxCalls)}
+		}
 	case sdk.ProviderData:
 		if len(c.Data) > 0 && !json.Valid(c.Data) {
 			return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: "provider data is not JSON"}
@@ -46,6 +56,41 @@ func (a *answer) take(c sdk.Chunk) error {
 	a.output += payload(c)
 	if a.limit > 0 && a.output > a.limit {
 		return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Code: codeOutput, Message: "the answer is longer than the plugin's output limit"}
+	}
+	return nil
+}
+
+const (
+	// maxTokens is more than any model takes or gives in one answer.
+	maxTokens = 1 << 31
+	// maxCalls is more than a model calls tools in one answer.
+	maxCalls = 1 << 16
+	// hiddenTokens is how many a model may have thought without saying so, when
+	// it isn't known how many it may give at all.
+	hiddenTokens = 1 << 17
+)
+
+// count enters what a provider says it has used up. A number that nobody can have
+// counted ends the answer: it is added up and paid for. A count that has become
+// less than it was is kept as it was, and the usage is marked. The caller holds mu.
+func (a *answer) count(c sdk.Usage) error {
+	if a.usage == nil {
+		a.usage = &sdk.Usage{}
+	}
+	for _, f := range []struct {
+		name string
+		told int
+		have *int
+	}{
+		{"input", c.Input, &a.usage.Input}, {"output", c.Output, &a.usage.Output}, {"reasoning", c.Reasoning, &a.usage.Reasoning},
+		{"cacheRead", c.CacheRead, &a.usage.CacheRead}, {"cacheWrite", c.CacheWrite, &a.usage.CacheWrite},
+	} {
+		if f.told < 0 || int64(f.told) > maxTokens {
+			return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: fmt.Sprintf(
+				"the plugin tells a usage that can't be: %s is %d; emit a number of tokens from 0 to %d", f.name, f.told, maxTokens)}
+		}
+		a.doubt = a.doubt || f.told < *f.have
+		*f.have = max(*f.have, f.told)
 	}
 	return nil
 }
@@ -71,11 +116,11 @@ func (a *answer) refusal() error {
 // tokens is what the provider counted as its output, else the number of pieces
 // of text it sent.
 func (a *answer) tokens() int64 {
+	if u, _ := a.counted(); u != nil && u.Output > 0 {
+		return int64(u.Output)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.usage != nil && a.usage.Output > 0 {
-		return int64(a.usage.Output)
-	}
 	return a.texts
 }
 
@@ -98,21 +143,39 @@ func (a *answer) reason() string {
 
 // spent is the usage as clients see it, nil when the provider told none.
 func (a *answer) spent() *job.Usage {
-	u := a.counted()
+	u, doubt := a.counted()
 	if u == nil {
 		return nil
 	}
 	return &job.Usage{
-		Input: int64(u.Input), Output: int64(u.Output), Reasoning: int64(u.Reasoning),
+		Doubtful: doubt, Input: int64(u.Input), Output: int64(u.Output), Reasoning: int64(u.Reasoning),
 		CacheRead: int64(u.CacheRead), CacheWrite: int64(u.CacheWrite),
 	}
 }
 
-// counted is the usage the provider told, nil for none.
-func (a *answer) counted() *sdk.Usage {
+// counted is the usage the provider told, nil for none, and whether it is to be
+// doubted. No token is shorter than a byte: a model that counts more of them than
+// it has said bytes has thought in silence, but not without end. Beyond that the
+// figures are cut to what can have been.
+func (a *answer) counted() (u *sdk.Usage, doubt bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.usage
+	if a.usage == nil {
+		return nil, false
+	}
+	sum, doubt := *a.usage, a.doubt
+	most := a.hidden
+	if most <= 0 {
+		most = hiddenTokens
+	}
+	most += a.output
+	if int64(sum.Output) > most {
+		sum.Output, doubt = int(most), true
+	}
+	if sum.Reasoning > sum.Output { // which includes it
+		sum.Reasoning, doubt = sum.Output, true
+	}
+	return &sum, doubt
 }
 
 // silent reports whether a chunk makes no frame of its own.

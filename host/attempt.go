@@ -136,7 +136,7 @@ func (a *attempt) prepare(ctx context.Context) (*sdk.Request, error) {
 	}
 	p := a.route.plugin
 	a.log = a.log.With("provider", p.name, "model", a.model)
-	a.answer.limit = p.limits.Output
+	a.answer.limit, a.answer.hidden = p.limits.Output, int64(a.route.model.OutputTokens)
 	req.Attempt, req.Model, req.Settings = a.Number, a.model, p.settings
 	if !a.Reset && a.Prefix != "" {
 		if p.continues(a.route.model) {

@@ -43,7 +43,7 @@ func (a *attempt) account(outcome string, err error) Report {
 	if first := a.answer.firstAt(); !first.IsZero() {
 		r.FirstChunk = first.Sub(a.began)
 	}
-	if u := a.answer.counted(); u != nil {
+	if u, _ := a.answer.counted(); u != nil {
 		r.Usage = *u
 	}
 	if a.stream != nil {

@@ -114,6 +114,8 @@ type Usage struct {
 	Reasoning  int64 `json:"reasoning,omitempty"`
 	CacheRead  int64 `json:"cacheRead,omitempty"`
 	CacheWrite int64 `json:"cacheWrite,omitempty"`
+	// Doubtful: the provider told counts that can't be; these are the most that can.
+	Doubtful bool `json:"doubtful,omitempty"`
 }
 
 // Timings of the last attempt in ms.
