@@ -45,7 +45,6 @@ sluice.on("connection", (now) => {
   setText($("link-text"), said[1]);
   if (now === "refused") signIn.ask("The gateway has refused every token. Sign in with another.");
   $("link").title = lost();
-  setText($("lost"), now === "offline" && sluice.user ? lost() : ""); // at the start the dot says enough
   if (now === "online") welcome();
   enable();
   stage.draw();
@@ -267,6 +266,8 @@ function showList() {
 function enable() {
   const online = sluice.connection === "online";
   for (const b of [$("ask"), ...$("examples").querySelectorAll("button")]) b.disabled = !online;
+  // An answer under way says it itself, and at the start the dot says enough.
+  setText($("lost"), sluice.connection === "offline" && sluice.user && !selected?.columns.some((c) => c.live) ? lost() : "");
   $("cancel").hidden = !selected?.columns.some((c) => c.live && !c.cancelling);
   setText($("cancel"), selected?.columns.filter((c) => c.live).length > 1 ? "Cancel all" : "Cancel");
   $("forget").hidden = !selected?.over;

@@ -108,8 +108,14 @@ await run(browser, screenshots, "states", async () => {
   await status("no connection now.*goes on when it is back");
   assert.equal(await page.locator("#link").innerText(), "reconnecting");
   assert.ok(await page.locator("#ask").isDisabled());
-  assert.match(await page.locator("#lost").innerText(), /There is no connection now/);
   await check("reconnecting");
+  await page.locator("#side-open").click();
+  await page.locator("#new").click();
+  await page.waitForFunction(() => /There is no connection now/.test(document.querySelector("#lost").innerText));
+  assert.ok(await page.locator("#examples button").first().isDisabled());
+  await check("reconnecting-new");
+  await page.locator("#side-open").click();
+  await page.locator("#jobs .open").first().click();
   await hand("text", { job: third, text: "during ", times: 100 });
   await hand("mend");
   await connected(page);
