@@ -3,6 +3,7 @@ package native
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -13,7 +14,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluicehq/sluice/host/cachedir"
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/sdk"
@@ -122,6 +125,11 @@ func TestStoreIsCheckedAndRepaired(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := fixture(t, "x", src)
+	keep := func(dir string, m *manifest.Manifest) (string, error) {
+		path, hold, err := keep(dir, m)
+		hold.Release()
+		return path, err
+	}
 	path, err := keep(dir, m)
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +155,39 @@ func TestStoreIsCheckedAndRepaired(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("the store holds %v, %v; want one file", entries, err)
+	}
+}
+
+// A new version finds the store's old ones: those in use stay, those unused for long go.
+func TestStoreIsPruned(t *testing.T) {
+	dir, src := t.TempDir(), filepath.Join(t.TempDir(), "program")
+	version := func(text string) (string, *cachedir.Hold) {
+		t.Helper()
+		if err := os.WriteFile(src, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path, hold, err := keep(dir, fixture(t, "x", src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, hold
+	}
+	used, hold := version("1")
+	defer hold.Release()
+	unused, released := version("2")
+	released.Release()
+	recent, released := version("3")
+	released.Release()
+	long := time.Now().Add(-cachedir.Default.Unused - time.Hour)
+	if err := errors.Join(os.Chtimes(used, long, long), os.Chtimes(unused, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	current, last := version("4")
+	defer last.Release()
+	for path, want := range map[string]bool{used: true, unused: false, recent: true, current: true} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v; want it there: %v", path, err, want)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/host/cachedir"
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
@@ -84,7 +85,10 @@ type Plugin struct {
 	m    *manifest.Manifest
 	opts Options
 	log  *slog.Logger
-	path string  // of the artifact in the store
+	path string // of the artifact in the store
+
+	stored *cachedir.Hold // on it
+
 	dir  *runDir // of this plugin's sockets
 	desc sdk.Description
 	box  box.Level
@@ -133,10 +137,11 @@ func start(ctx context.Context, m *manifest.Manifest, opts Options) (_ *Plugin, 
 	if err := p.box.Check(opts.RequireBox); err != nil {
 		return nil, err
 	}
-	if p.path, err = keep(opts.CacheDir, m); err != nil {
+	if p.path, p.stored, err = keep(opts.CacheDir, m); err != nil {
 		return nil, err
 	}
 	if p.dir, err = newRunDir(opts.RunDir); err != nil {
+		p.stored.Release()
 		return nil, err
 	}
 	p.stop, p.cancelStop = context.WithCancel(context.WithoutCancel(ctx))
@@ -308,6 +313,7 @@ func (p *Plugin) shutdown(ctx context.Context) {
 	p.drains.Wait()
 	<-p.gateEnded
 	p.dir.remove()
+	p.stored.Release()
 }
 
 var (

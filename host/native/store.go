@@ -3,38 +3,63 @@ package native
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
+	"github.com/sluicehq/sluice/host/cachedir"
 	"github.com/sluicehq/sluice/host/manifest"
 )
 
-// keep puts the artifact into the store, under its digest, and returns its path there. The store
-// is the host's alone, so what was checked is what runs, whatever happens to the file the
-// manifest lies beside.
-func keep(cacheDir string, m *manifest.Manifest) (string, error) {
+// keep puts the artifact into the store, under its digest, and returns its path there, where it stays
+// at least until it is released. The store is the host's alone, so what was checked is what runs,
+// whatever happens to the file the manifest lies beside. What has not been used for long is removed.
+func keep(cacheDir string, m *manifest.Manifest) (string, *cachedir.Hold, error) {
 	dir, err := filepath.Abs(filepath.Join(cacheDir, "store"))
 	if err != nil {
-		return "", fmt.Errorf("store artifact: %w", err)
+		return "", nil, fmt.Errorf("store artifact: %w", err)
 	}
 	if err := privateDir(dir); err != nil {
-		return "", fmt.Errorf("store artifact: %w", err)
+		return "", nil, fmt.Errorf("store artifact: %w", err)
 	}
 	b, err := m.Read() // checks the digest
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	path := filepath.Join(dir, m.SHA256)
-	if sum, err := digest(path); err == nil && sum == m.SHA256 {
-		return path, nil
+	hold, err := keepAt(path, m.SHA256, b)
+	if err != nil {
+		return "", nil, fmt.Errorf("store artifact: %w", err)
 	}
-	if err := writeProgram(path, b); err != nil {
-		return "", fmt.Errorf("store artifact: %w", err)
+	if err := cachedir.Prune(dir, time.Now(), cachedir.Default); err != nil {
+		hold.Release()
+		return "", nil, fmt.Errorf("prune stored artifacts: %w", err)
 	}
-	return path, nil
+	return path, hold, nil
+}
+
+// keepAt has the bytes at path, in use.
+func keepAt(path, sum string, b []byte) (*cachedir.Hold, error) {
+	for {
+		hold, err := cachedir.Use(path)
+		switch {
+		case err == nil:
+			if got, err := digest(path); err == nil && got == sum {
+				return hold, nil
+			}
+			hold.Release()
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+		if err := writeProgram(path, b); err != nil {
+			return nil, err
+		}
+	}
 }
 
 func digest(path string) (string, error) {
