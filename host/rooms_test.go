@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/proto/job"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -195,6 +197,20 @@ func TestCancelOfAJobThatWaitsForASlot(t *testing.T) {
 			ids = append(ids, w.create(job.Job{}))
 		}
 		eventually(t, "them to wait", func() bool { return w.waiting("p") == 5 })
+		places, err := w.store.Places(t.Context(), ids, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ahead []int
+		for _, id := range ids {
+			if p := places[id]; p.Queue != job.QueueDefault || p.Total != 5 {
+				t.Errorf("place %+v", p)
+			}
+			ahead = append(ahead, places[id].Ahead)
+		}
+		if slices.Sort(ahead); !slices.Equal(ahead, []int{0, 1, 2, 3, 4}) {
+			t.Errorf("places %v", ahead)
+		}
 		for _, id := range ids[:4] {
 			if st := w.cancel(id); st != job.StateCancelled {
 				t.Errorf("cancel found it %s", st)
@@ -237,9 +253,64 @@ func TestPrioritiesAmongThoseThatWait(t *testing.T) {
 }
 
 // While an old version of a plugin drains, what runs in it counts towards the
-// limit of the new one.
+// limit of the new one, which the operator may have changed.
 func TestTheLimitHoldsAcrossVersions(t *testing.T) {
-	t.Parallel()
+	root := t.TempDir()
+	install(t, root, "p", "p", "limits: {concurrency: 2}\n")
+	started := 0
+	start := func(_ context.Context, m *manifest.Manifest, _ *egress.Gate) (instance, error) {
+		started++
+		return instance{provider: provider(m.Name, saying(), sdk.Model(m.Models[0])), stop: func(context.Context) error { return nil }}, nil
+	}
+	c := openCatalogue(t.Context(), config.Plugins{Dirs: []string{root}}, nil, map[manifest.Runtime]starter{manifest.Wasm: start}, discard)
+	c.rooms.seats.set(100)
+	old, ok := c.routes.take("p-model")
+	if !ok {
+		t.Fatal("p-model is not served")
+	}
+	for range 2 {
+		if c.rooms.enter(job.QueueDefault, "p", old.plugin.slots) == nil {
+			// Until somebody has looked, the room may hold those who came before.
+			if name, ok := c.rooms.Next(job.QueueDefault); !ok || name != "p" {
+				t.Fatal("a slot is free, and nobody is let in")
+			}
+			c.rooms.Took(job.QueueDefault, "p", "", nil)
+			if name, ok := c.rooms.Next(job.QueueHigh); ok {
+				c.rooms.Took(job.QueueHigh, name, "", nil)
+			}
+			if c.rooms.enter(job.QueueDefault, "p", old.plugin.slots) == nil {
+				t.Fatal("no slot of two is free")
+			}
+		}
+	}
+	install(t, root, "p", "p", "limits: {concurrency: 3}\n")
+	if !c.look(t.Context(), true) || started != 2 {
+		t.Fatalf("%d versions were started", started)
+	}
+	now, ok := c.routes.take("p-model")
+	if !ok || now.plugin == old.plugin {
+		t.Fatal("the new version isn't served")
+	}
+	for _, queue := range []string{job.QueueHigh, job.QueueDefault} {
+		if name, ok := c.rooms.Next(queue); ok {
+			c.rooms.Took(queue, name, "", nil)
+		}
+	}
+	if c.rooms.enter(job.QueueDefault, "p", now.plugin.slots) == nil {
+		t.Error("two of three are taken, and there is no third")
+	}
+	if c.rooms.enter(job.QueueDefault, "p", now.plugin.slots) != nil {
+		t.Error("more run in both versions than one may")
+	}
+	old.plugin.done()
+	now.plugin.done()
+	if err := c.close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A limit that becomes lower is kept once enough of what runs has ended.
+func TestALimitMayChange(t *testing.T) {
 	r := newRooms(100)
 	old := r.of("p", 2)
 	if !old.try() || !old.try() || old.try() {
