@@ -45,7 +45,7 @@ func BenchmarkInstantiate(b *testing.B) {
 	c, release := p.newCall(b.Context(), nil, nil)
 	defer release()
 	for b.Loop() {
-		in, err := p.instantiate(c.ctx)
+		in, err := p.instantiate(c)
 		if err != nil {
 			b.Fatal(err)
 		}

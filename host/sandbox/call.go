@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/sdk"
@@ -13,8 +12,11 @@ import (
 )
 
 // call is one run of one export. Only the goroutine that runs the guest uses it.
+//
+// It is the context that the engine hands to the host's functions, done when
+// the guest is to stop, for whatever reason.
 type call struct {
-	ctx    context.Context // done when the guest is to stop, for whatever reason
+	context.Context
 	cancel context.CancelFunc
 	plugin *Plugin
 	input  []byte
@@ -23,9 +25,10 @@ type call struct {
 	loading bool  // nothing may be asked of the host
 	fuel    int64 // given so far
 	budget  int64 // of fuel; 0 for none
+	polite  int64 // the fuel after which it makes room for others
 
 	output  [2][]byte
-	emitted int64
+	left    int64      // of the bytes that may be emitted
 	emitErr error      // the sink's, ends the call
 	fatal   *sdk.Error // a limit crossed, ends the call
 	last    *sdk.Error // for last_error
@@ -34,19 +37,39 @@ type call struct {
 	handle  int32
 	stdio   *stdio
 	stack   *[]byte // of the function that runs, see stackOf; nil if it isn't known
-	texts   []byte  // holds short texts that were emitted; only ever appended to
+	deepest int     // that the stack may become
+	texts   texts
 }
 
 type callKey struct{}
+
+// Value makes the call known to host functions even where the engine, or what
+// starts it, has wrapped the context.
+func (c *call) Value(key any) any {
+	if key == (callKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+// callOf is the call that a context belongs to, or nil.
+func callOf(ctx context.Context) *call {
+	if c, ok := ctx.(*call); ok {
+		return c
+	}
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
 
 // newCall prepares a call whose context ends with ctx and with the plugin.
 func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*call, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	unhook := context.AfterFunc(p.stop, cancel)
-	c := &call{cancel: cancel, plugin: p, input: input, emit: emit}
-	c.budget = int64(p.m.Limits.CPU.Seconds() * fuelPerSecond)
-	c.ctx = context.WithValue(ctx, callKey{}, c)
-	c.stdio = &stdio{ctx: ctx, log: p.log}
+	c := &call{
+		Context: ctx, cancel: cancel, plugin: p, input: input, emit: emit,
+		budget: int64(p.m.Limits.CPU.Seconds() * fuelPerSecond), polite: polite, left: p.m.Limits.Output,
+		deepest: slack * int(stackLimit(p.m)), stdio: &stdio{ctx: ctx, log: p.log},
+	}
 	return c, func() {
 		unhook()
 		cancel()
@@ -57,31 +80,12 @@ func (p *Plugin) newCall(ctx context.Context, input []byte, emit sdk.Emit) (*cal
 	}
 }
 
-// Short texts share memory: tokens come by the thousand, and a piece of memory
-// each is most of what they would cost.
-const (
-	shortText   = 64
-	sharedTexts = 1 << 10
-)
-
-// text copies what a guest emitted.
-func (c *call) text(b []byte) string {
-	if len(b) == 0 || len(b) > shortText {
-		return string(b)
-	}
-	if cap(c.texts)-len(c.texts) < len(b) {
-		c.texts = make([]byte, 0, sharedTexts)
-	}
-	c.texts = append(c.texts, b...)
-	return unsafe.String(&c.texts[len(c.texts)-len(b)], len(b))
-}
-
 func (c *call) sleep(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-c.ctx.Done():
+	case <-c.Done():
 	}
 }
 

@@ -50,7 +50,7 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 	b := r.NewHostModuleBuilder(guest.Module)
 	for name, f := range hostFuncs {
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
-			c, _ := ctx.Value(callKey{}).(*call)
+			c := callOf(ctx)
 			if c == nil || c.loading {
 				stack[0] = result(fail(guest.ENOSYS))
 				return
@@ -64,19 +64,24 @@ func defineImports(ctx context.Context, r wazero.Runtime) error {
 	return err
 }
 
-// polite is the fuel from which on a call makes room for others whenever it
-// yields, instead of using up the time slices of the scheduler, which are a
-// hundred times as long. An ordinary chunk takes less.
-const polite = 10 * quantum
+// A call that has used more than polite of fuel makes room for others after
+// each slice, instead of using up the time slices of the scheduler, which are
+// thirty times as long. An ordinary answer takes less. Making room costs a
+// wake-up of another processor when there is one that has nothing to do.
+const (
+	polite = 10 * quantum
+	slice  = 4 * quantum
+)
 
 // yield is called by the code that the rewriting put into the guest. Being in
 // Go code for a moment is what lets the scheduler and the garbage collector
 // have their turn.
 func yield(ctx context.Context, _ api.Module, stack []uint64) {
 	stack[0] = quantum
-	if c, _ := ctx.Value(callKey{}).(*call); c != nil {
+	if c := callOf(ctx); c != nil {
 		c.checkStack()
-		if c.spend(quantum); c.fuel > polite {
+		if c.spend(quantum); c.fuel > c.polite {
+			c.polite = c.fuel + slice
 			runtime.Gosched()
 		}
 	}
@@ -106,7 +111,7 @@ func ptr(v uint64) uint32 { return uint32(v) }
 
 // broken remembers why an import failed, for last_error.
 func (c *call) broken(err error) int32 {
-	if c.ctx.Err() != nil {
+	if c.Err() != nil {
 		return fail(guest.ECANCELED)
 	}
 	c.last = sdk.AsError(err)
@@ -148,14 +153,15 @@ func output(c *call, mem api.Memory, arg []uint64) int32 {
 	return 0
 }
 
+// emit is called for every token, so what a text doesn't need is elsewhere.
 func emit(c *call, mem api.Memory, arg []uint64) int32 {
-	if c.ctx.Err() != nil {
+	if c.Err() != nil {
 		return fail(guest.ECANCELED)
 	}
 	if c.emit == nil {
 		return fail(guest.ENOSYS)
 	}
-	kind, n := ptr(arg[0]), ptr(arg[2])
+	n := ptr(arg[2])
 	if n > guest.MaxChunk {
 		return fail(guest.E2BIG)
 	}
@@ -163,43 +169,62 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 	if !ok {
 		return fail(guest.EFAULT)
 	}
-	if c.emitted += max(int64(n), minChunk); c.emitted > c.plugin.m.Limits.Output {
-		c.stopWith(pluginError("emitted more than its limit of %d bytes", c.plugin.m.Limits.Output))
-		return fail(guest.ECANCELED)
+	if c.left -= max(int64(n), minChunk); c.left < 0 {
+		return c.emittedTooMuch()
 	}
 	c.spendOn(len(b))
-	var chunk sdk.Chunk
-	switch kind {
-	case guest.KindText, guest.KindRefusal:
-		if !utf8.Valid(b) {
-			c.last = pluginError("emitted text that is not UTF-8")
-			return fail(guest.EINVAL)
-		}
-		if n == 0 {
-			return 0
-		}
-		if kind == guest.KindText {
-			chunk = sdk.Text(c.text(b))
-		} else {
-			chunk = sdk.Refusal(b)
-		}
-	default:
-		var err error
-		if chunk, err = sdk.DecodeChunk(kind, b); err != nil {
-			c.last = pluginError("emitted a malformed chunk of kind %d: %v", kind, err)
-			return fail(guest.EINVAL)
-		}
-		if !plausible(chunk) {
-			c.stopWith(pluginError("emitted a chunk that can't be: %+v", chunk))
-			return fail(guest.ECANCELED)
-		}
+	if kind := ptr(arg[0]); kind != guest.KindText {
+		return c.emitOther(kind, b)
 	}
+	if !utf8.Valid(b) {
+		return c.emittedNoText()
+	}
+	if n == 0 {
+		return 0
+	}
+	return c.deliver(c.texts.chunk(b))
+}
+
+// deliver hands a chunk to whoever wants the answer.
+func (c *call) deliver(chunk sdk.Chunk) int32 {
 	if err := c.emit(chunk); err != nil {
 		c.emitErr = err
 		c.cancel()
 		return fail(guest.ECANCELED)
 	}
 	return 0
+}
+
+func (c *call) emittedTooMuch() int32 {
+	c.stopWith(pluginError("emitted more than its limit of %d bytes", c.plugin.m.Limits.Output))
+	return fail(guest.ECANCELED)
+}
+
+func (c *call) emittedNoText() int32 {
+	c.last = pluginError("emitted text that is not UTF-8")
+	return fail(guest.EINVAL)
+}
+
+func (c *call) emitOther(kind uint32, b []byte) int32 {
+	if kind == guest.KindRefusal {
+		if !utf8.Valid(b) {
+			return c.emittedNoText()
+		}
+		if len(b) == 0 {
+			return 0
+		}
+		return c.deliver(sdk.Refusal(b))
+	}
+	chunk, err := sdk.DecodeChunk(kind, b)
+	if err != nil {
+		c.last = pluginError("emitted a malformed chunk of kind %d: %v", kind, err)
+		return fail(guest.EINVAL)
+	}
+	if !plausible(chunk) {
+		c.stopWith(pluginError("emitted a chunk that can't be: %+v", chunk))
+		return fail(guest.ECANCELED)
+	}
+	return c.deliver(chunk)
 }
 
 // maxTokens is more than any model takes or gives in one answer, and maxCalls
@@ -255,7 +280,7 @@ func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
 		c.spendOn(len(body))
 		out.Body = bytes.NewReader(bytes.Clone(body))
 	}
-	resp, err := c.plugin.gate.Do(c.ctx, out)
+	resp, err := c.plugin.gate.Do(c, out)
 	if err != nil {
 		return c.broken(err)
 	}

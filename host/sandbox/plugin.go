@@ -249,15 +249,15 @@ func (p *Plugin) invoke(ctx context.Context, export string, input []byte, emit s
 }
 
 func (p *Plugin) run(c *call, export string) (code int32, err error) {
-	in, err := p.take(c.ctx)
+	in, err := p.take(c)
 	if err != nil {
 		return 0, err
 	}
 	well := false
-	defer func() { p.put(c.ctx, in, well) }()
+	defer func() { p.put(c, in, well) }()
 	f := in.mod.ExportedFunction(export)
 	c.stack = stackOf(f)
-	res, err := f.Call(c.ctx)
+	res, err := f.Call(c)
 	if err != nil {
 		return 0, err
 	}

@@ -110,9 +110,10 @@ func install(ctx context.Context, m *manifest.Manifest, log *plainLog, bin []byt
 	}
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	c := &call{cancel: cancel, plugin: &Plugin{m: m, log: log, stop: ctx}, loading: true}
-	c.ctx = context.WithValue(ctx, callKey{}, c)
-	c.stdio = &stdio{ctx: ctx, log: log}
+	c := &call{
+		Context: ctx, cancel: cancel, plugin: &Plugin{m: m, log: log, stop: ctx}, loading: true,
+		stdio: &stdio{ctx: ctx, log: log},
+	}
 	defer c.stdio.flush()
 	inst, err := initialise(c, r, compiled)
 	if err != nil {
@@ -142,16 +143,16 @@ func install(ctx context.Context, m *manifest.Manifest, log *plainLog, bin []byt
 func initialise(c *call, r wazero.Runtime, compiled wazero.CompiledModule) (api.Module, error) {
 	start := time.Now()
 	failed := func(what string, err error) error {
-		if c.ctx.Err() != nil {
+		if c.Err() != nil {
 			return fmt.Errorf("%s: takes longer than %v", what, time.Since(start).Round(time.Second))
 		}
 		return fmt.Errorf("%s: %w", what, c.died(err))
 	}
-	inst, err := r.InstantiateModule(c.ctx, compiled, instanceConfig(guest.ExportInitialize))
+	inst, err := r.InstantiateModule(c, compiled, instanceConfig(guest.ExportInitialize))
 	if err != nil {
 		return nil, failed("initialise", err)
 	}
-	v, err := inst.ExportedFunction(guest.ExportABI).Call(c.ctx)
+	v, err := inst.ExportedFunction(guest.ExportABI).Call(c)
 	if err != nil {
 		return nil, failed("ask for the ABI", err)
 	}
@@ -159,7 +160,7 @@ func initialise(c *call, r wazero.Runtime, compiled wazero.CompiledModule) (api.
 		return nil, err
 	}
 	if warm := inst.ExportedFunction(guest.ExportWarm); warm != nil {
-		if _, err := warm.Call(c.ctx); err != nil {
+		if _, err := warm.Call(c); err != nil {
 			return nil, failed("warm up", err)
 		}
 	}

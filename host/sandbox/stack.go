@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"unsafe"
 
+	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/sys"
 )
@@ -34,15 +35,19 @@ func stackOf(f api.Function) *[]byte {
 // A stack that is doubled as needed may be twice as long as what is on it.
 const slack = 2
 
+// stackLimit is how much of a stack a guest may fill.
+func stackLimit(m *manifest.Manifest) int64 { return max(m.Limits.Memory/stackShare, minStack) }
+
 // checkStack ends the call of a guest whose stack has grown too large. It is
 // called whenever a guest comes back to the host: between two such moments a
 // guest can't hold on to anything for long.
 func (c *call) checkStack() {
-	if c.stack == nil {
-		return
+	if c.stack != nil && len(*c.stack) > c.deepest {
+		c.tooDeep()
 	}
-	if limit := max(c.plugin.m.Limits.Memory/stackShare, minStack); int64(len(*c.stack)) > slack*limit {
-		c.stopWith(pluginError("recursed until its stack was larger than %d bytes", limit))
-		panic(sys.NewExitError(sys.ExitCodeContextCanceled))
-	}
+}
+
+func (c *call) tooDeep() {
+	c.stopWith(pluginError("recursed until its stack was larger than %d bytes", stackLimit(c.plugin.m)))
+	panic(sys.NewExitError(sys.ExitCodeContextCanceled))
 }

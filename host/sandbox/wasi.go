@@ -88,7 +88,7 @@ func defineWASI(ctx context.Context, r wazero.Runtime) error {
 			params = nil
 		}
 		b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(ctx context.Context, m api.Module, stack []uint64) {
-			c, _ := ctx.Value(callKey{}).(*call)
+			c := callOf(ctx)
 			if c == nil {
 				stack[0] = uint64(wasiNoSys)
 				return
@@ -160,7 +160,7 @@ func randomGet(c *call, mem api.Memory, arg []uint64) wasiErrno {
 		return wasiFault
 	}
 	for len(b) > 0 {
-		if c.ctx.Err() != nil {
+		if c.Err() != nil {
 			return wasiIO
 		}
 		if len(b) > 256<<10 {

@@ -143,6 +143,10 @@ type meter struct {
 	// the longest path to here; dead says that no path leads here.
 	due  int
 	dead bool
+	// entry is what a function pays when it is entered, as long as that isn't
+	// written: it is put together with the first other charge, if the code goes
+	// straight there.
+	entry int
 }
 
 // frame is an open block.
@@ -163,7 +167,7 @@ func (w *meter) function(t funcType, c *body) []byte {
 	w.frames = append(w.frames[:0], frame{op: opBlock, due: -1})
 	w.due, w.dead = 0, false
 	r := &reader{b: c.code}
-	w.charge(1 + w.ahead(r)/Unit + (int(n)+len(t.params))/8)
+	w.entry = 1 + w.ahead(r)/Unit + (int(n)+len(t.params))/8
 	for r.more() {
 		if len(w.frames) == 0 {
 			bad("has code after the end of a function")
@@ -189,7 +193,27 @@ func (w *meter) charge(units int) {
 }
 
 // pay charges what is due and more.
-func (w *meter) pay(more int) { w.charge((w.due + more + Unit - 1) / Unit) }
+func (w *meter) pay(more int) {
+	w.charge(w.entry + (w.due+more+Unit-1)/Unit)
+	w.entry = 0
+}
+
+// payEntry charges a function's entry, where it can't be put off any longer.
+func (w *meter) payEntry() {
+	if w.entry > 0 {
+		due := w.due
+		w.charge(w.entry)
+		w.due, w.entry = due, 0
+	}
+}
+
+// straight says that an instruction is followed by the next one, or ends the
+// guest, and that its cost is that of the code it stands for.
+func (in *instr) straight() bool {
+	op := in.op
+	return op == opNop || op == opBlock || op >= opDrop && op <= opSelectTyped || op >= opLocalGet && op <= opGlobalSet ||
+		op >= opLoadFirst && op <= opMemorySize || op >= opI32Const && op <= opNumericLast
+}
 
 func (w *meter) check(b []byte) []byte {
 	b = putU32(append(b, opGlobalGet), w.fuel)
@@ -213,6 +237,9 @@ const (
 func (w *meter) instr(r *reader) {
 	in := &w.in
 	cost := w.weight(in)
+	if cost < heavy && in.op != opLoop && !in.straight() {
+		w.payEntry()
+	}
 	switch {
 	case w.dead:
 	case cost >= heavy:
@@ -226,13 +253,18 @@ func (w *meter) instr(r *reader) {
 		w.open(cost)
 		return
 	case opLoop:
+		units := 1 + w.ahead(r)/Unit
+		if w.entry <= units+1 {
+			w.entry = 0 // the loop's head pays in advance too what is left unpaid at the end
+		}
+		w.payEntry()
 		// What led here is paid before the loop, or every iteration would pay it.
 		if !w.dead && w.due > Unit {
 			w.pay(0)
 		}
 		w.open(cost)
 		if !w.dead {
-			w.charge(1 + w.ahead(r)/Unit)
+			w.charge(units)
 		}
 		return
 	case opElse:
