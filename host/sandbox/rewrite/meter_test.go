@@ -225,3 +225,34 @@ func TestAddedIndicesAreOutOfReach(t *testing.T) {
 		}
 	}
 }
+
+// A function that goes straight to a loop, or to an import, is charged once
+// there and not at its entry too.
+func TestOneChargeAFunction(t *testing.T) {
+	fuel := func(code ...byte) int {
+		m := &Module{
+			types: []funcType{{nil, nil}}, imports: []importFunc{{"env", "f", 0}}, funcs: []uint32{0},
+			code: []body{{[]locals{{1, typeI32}}, append(code, opEnd)}}, memory: &limits{min: 1},
+		}
+		if err := m.Meter(testMeter); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(m.code[0].code, []byte{opI32LeS, opIf, 0x40, opCall})
+	}
+	loop := []byte{opBlock, 0x40, opLoop, 0x40, opLocalGet, 0, opBrIf, 1, opI32Const, 1, opLocalSet, 0, opBr, 0, opEnd, opEnd}
+	for name, c := range map[string]struct {
+		code []byte
+		want int
+	}{
+		"nothing":          {nil, 1},
+		"loop":             {loop, 1},
+		"after some code":  {append([]byte{opI32Const, 1, opDrop}, loop...), 1},
+		"import":           {[]byte{opI32Const, 1, opLocalSet, 0, opCall, 0}, 1},
+		"a branch, a loop": {append([]byte{opLocalGet, 0, opIf, 0x40, opEnd}, loop...), 2},
+		"a call, a loop":   {append([]byte{opCall, 1}, loop...), 3}, // what led to the loop is paid before it
+	} {
+		if got := fuel(c.code...); got != c.want {
+			t.Errorf("%s: %d charges, want %d", name, got, c.want)
+		}
+	}
+}
