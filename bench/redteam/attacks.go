@@ -21,6 +21,7 @@ type attack struct {
 	model, prompt string
 	prepare       func(*field) string                // the prompt, when it has to be found out
 	contained     func(text string, err error) error // nil: by the deadline or by an error that is the plugin's
+	native        *nativeAttack                      // not nil: one of the native plugin, made once
 }
 
 // letters are the attacks of attack.wat, in the order of their letters.
@@ -118,6 +119,7 @@ type outcome struct {
 	late      time.Duration // after the deadline, when the deadline ended it; else below zero
 	runs      int
 	escape    error // why it isn't contained; nil when it is
+	unable    bool  // to refuse it, on this machine
 	collector collector
 	delays    delays
 }
@@ -140,7 +142,11 @@ func (f *field) try(ctx context.Context, o options, a *attack) (outcome, error) 
 	}()
 	hits := f.hits.Load()
 	if a != nil {
-		results := make(chan outcome, runtime.GOMAXPROCS(0))
+		attackers := runtime.GOMAXPROCS(0)
+		if a.native != nil {
+			attackers = 1
+		}
+		results := make(chan outcome, attackers)
 		for range cap(results) {
 			go func() { results <- f.attacker(ctx, o, *a) }()
 		}
@@ -148,7 +154,7 @@ func (f *field) try(ctx context.Context, o options, a *attack) (outcome, error) 
 			select {
 			case r := <-results:
 				out.ended, out.late, out.runs = r.ended, max(out.late, r.late), out.runs+r.runs
-				out.escape = errors.Join(out.escape, r.escape)
+				out.escape, out.unable = errors.Join(out.escape, r.escape), out.unable || r.unable
 			case <-time.After(o.deadline + stuck):
 				return out, fmt.Errorf("%s: still running %v after its deadline", a.name, stuck)
 			}
@@ -167,6 +173,9 @@ func (f *field) try(ctx context.Context, o options, a *attack) (outcome, error) 
 }
 
 func (f *field) attacker(ctx context.Context, o options, a attack) outcome {
+	if a.native != nil {
+		return f.nativeAttacker(ctx, o, a.native)
+	}
 	r := outcome{late: -1}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.deadline, tooLong)
 	defer cancel()
@@ -233,7 +242,7 @@ func attackAll(ctx context.Context, f *field, o options) (escaped int, err error
 	if err := calm(); err != nil {
 		return 0, err
 	}
-	for _, a := range attacks() {
+	for _, a := range append(attacks(), f.natives()...) {
 		if !strings.Contains(a.name, o.only) {
 			continue
 		}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/host/sandbox"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -53,6 +54,9 @@ type field struct {
 	guest  *sandbox.Plugin // neighbours, and attackers written in Go
 	attack *sandbox.Plugin // attack.wat
 	giants map[string]*sandbox.Plugin
+
+	intruder *manifest.Manifest // a native plugin, started for each of its attacks
+	box      *box.Level         // it runs in; nil is the tightest there is
 }
 
 func newField(ctx context.Context) (_ *field, err error) {
@@ -62,7 +66,7 @@ func newField(ctx context.Context) (_ *field, err error) {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	if f.dir, err = os.MkdirTemp("", "sluice-redteam-*"); err != nil {
+	if f.dir, err = os.MkdirTemp("", "sl-red-*"); err != nil {
 		return nil, err
 	}
 	f.canary = httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { f.hits.Add(1) }))
@@ -81,7 +85,7 @@ func newField(ctx context.Context) (_ *field, err error) {
 			return nil, err
 		}
 	}
-	return f, nil
+	return f, f.prepareNative(ctx)
 }
 
 func (f *field) close() error {
@@ -130,9 +134,14 @@ func (f *field) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 	return []netip.Addr{netip.MustParseAddr("169.254.169.254")}, nil
 }
 
-func (f *field) loadGuest(ctx context.Context) (*sandbox.Plugin, error) {
+// here is this package's folder.
+func here() string {
 	_, file, _, _ := runtime.Caller(0)
-	m, err := manifest.Build(ctx, filepath.Join(filepath.Dir(file), "guest", manifest.File), f.dir+"/guest")
+	return filepath.Dir(file)
+}
+
+func (f *field) loadGuest(ctx context.Context) (*sandbox.Plugin, error) {
+	m, err := manifest.Build(ctx, filepath.Join(here(), "guest", manifest.File), f.dir+"/guest")
 	if err != nil {
 		return nil, err
 	}

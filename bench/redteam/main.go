@@ -1,7 +1,9 @@
-// Redteam lets hostile guests loose in a host, beside well-behaved ones, and
-// shows what each could do: whether it was contained, how late it was stopped,
-// how long the host's garbage collector waited, and what the neighbours felt of
-// it, with and without the attack in the same run.
+// Redteam lets hostile guests and hostile native plugins loose in a host, beside
+// well-behaved guests, and shows what each could do: whether it was contained,
+// how late it was stopped, how long the host's garbage collector waited, and
+// what the neighbours felt of it, with and without the attack in the same run.
+// What this machine's kernel doesn't let the host refuse to a native plugin is
+// shown as that.
 //
 //	go run ./bench/redteam
 //
@@ -9,7 +11,7 @@
 // with its own way of stopping a guest, each in a process that is killed when
 // it hangs.
 //
-// It fails if one of the attacks on the sandbox was not contained.
+// It fails if an attack was not contained that the host says it contains.
 package main
 
 import (

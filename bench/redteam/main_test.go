@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluicehq/sluice/host/native/box"
 )
 
 func TestMain(m *testing.M) {
@@ -43,6 +45,26 @@ func TestEscapesAreNoticed(t *testing.T) {
 		a.plugin = goGuest
 		if out, err := f.try(t.Context(), o, &a); err != nil || out.escape == nil {
 			t.Errorf("%s: %+v, %v", name, out, err)
+		}
+	}
+}
+
+// Without a box the native attacks succeed, up to their bounds, and that is
+// told.
+func TestNativeAttacksAreReal(t *testing.T) {
+	f, err := newField(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	f.box = &box.Level{}
+	o := options{neighbours: 1, period: 10 * time.Millisecond, deadline: 50 * time.Millisecond}
+	for _, a := range f.natives() {
+		if a.native.model != "read" && !strings.HasPrefix(a.native.prompt, "unix") {
+			continue // those are for machines that are nobody else's
+		}
+		if out, err := f.try(t.Context(), o, &a); err != nil || !out.unable {
+			t.Errorf("%s: %+v, %v", a.name, out, err)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/sluicehq/sluice/host/native/box"
 )
 
 // table prints what came of the attacks.
@@ -18,8 +20,10 @@ type table struct {
 }
 
 func newTable(o options) *table {
-	fmt.Fprintf(o.out, "%s %s/%s, %d CPUs. %d neighbours, a chunk every %v each; attacks on every CPU at once until their deadline of %v.\nLoad average of the machine when it began: %s.\n\n",
+	fmt.Fprintf(o.out, "%s %s/%s, %d CPUs. %d neighbours, a chunk every %v each; attacks on every CPU at once until their deadline of %v.\nLoad average of the machine when it began: %s.\n",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.GOMAXPROCS(0), o.neighbours, o.period, o.deadline, load())
+	level := box.Find()
+	fmt.Fprintf(o.out, "Native plugins run in a box of %s, which guarantees %s.\n\n", level, strings.Join(level.Held(), ", "))
 	t := &table{w: tabwriter.NewWriter(o.out, 0, 0, 2, ' ', 0), out: o.out}
 	fmt.Fprintln(t.w, "attack\tcontained\tlate\tGC cycle\tstop\tneighbours p50\tp99\truns\thow it ended")
 	return t
@@ -37,6 +41,9 @@ func (t *table) attack(name string, o outcome) {
 	contained, late := "yes", "-"
 	if o.escape != nil {
 		contained, o.ended = "NO", strings.ReplaceAll(o.escape.Error(), "\n", "; ")
+	}
+	if o.escape == nil && o.unable {
+		contained = "not here"
 	}
 	if o.late >= 0 {
 		late = ms(o.late)
