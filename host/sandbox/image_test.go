@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // Both kinds of images give every instance the same bytes, whatever the others
@@ -77,7 +76,7 @@ func FuzzImageFile(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	p, err := readPrepared(path)
+	p, err := readImage(path)
 	if err != nil || string(p.code) != "code" || !bytes.Equal(p.memory, memory) {
 		f.Fatalf("read back %v", err)
 	}
@@ -88,27 +87,4 @@ func FuzzImageFile(f *testing.F) {
 			t.Error("part of a page")
 		}
 	})
-}
-
-func TestPrune(t *testing.T) {
-	dir := t.TempDir()
-	for name, age := range map[string]time.Duration{"old": 31 * 24 * time.Hour, "new": 29 * 24 * time.Hour} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		at := time.Now().Add(-age)
-		if err := os.Chtimes(path, at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := prune(dir, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "old")); err == nil {
-		t.Error("what wasn't used for 31 days is still there")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "new")); err != nil {
-		t.Error(err)
-	}
 }

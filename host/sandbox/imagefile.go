@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 // imageVersion is the version of the file format below.
@@ -23,7 +22,7 @@ var errNoImage = errors.New("not installed")
 // the size of the memory, the number of its pages that aren't zero and those,
 // each after its number, and the SHA-256 of all that. Numbers are 32 bits,
 // little-endian.
-func writePrepared(path string, p *prepared) (err error) {
+func writePrepared(path string, p *prepared) error {
 	b := []byte(imageMagic)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(p.code)))
 	b = append(b, p.code...)
@@ -39,8 +38,11 @@ func writePrepared(path string, p *prepared) (err error) {
 	}
 	binary.LittleEndian.PutUint32(b[at:], pages)
 	sum := sha256.Sum256(b)
-	b = append(b, sum[:]...)
+	return writeFile(path, append(b, sum[:]...))
+}
 
+// writeFile writes a file that is there whole or not at all.
+func writeFile(path string, b []byte) (err error) {
 	dir := filepath.Dir(path)
 	if err := private(dir); err != nil {
 		return err
@@ -65,8 +67,17 @@ func writePrepared(path string, p *prepared) (err error) {
 }
 
 // readPrepared reads what writePrepared wrote. Anything else is an error:
-// errNoImage if there is no file.
+// errNoImage if there is no file, or if the code has gone that belongs to it.
 func readPrepared(path string) (*prepared, error) {
+	release, err := holdInstalled(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return readImage(path)
+}
+
+func readImage(path string) (*prepared, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoImage
@@ -77,10 +88,6 @@ func readPrepared(path string) (*prepared, error) {
 	p, err := decodePrepared(b)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	now := time.Now()
-	if err := os.Chtimes(path, now, now); err != nil { // it is in use: see prune
-		return nil, err
 	}
 	return p, nil
 }
@@ -126,22 +133,4 @@ func decodePrepared(b []byte) (*prepared, error) {
 		body = body[pageSize:]
 	}
 	return p, nil
-}
-
-// keepUnused is how long something stays in the cache without being used.
-const keepUnused = 30 * 24 * time.Hour
-
-// prune removes what hasn't been used for long, so that the cache doesn't
-// grow with every version of every plugin.
-func prune(dir string, now time.Time) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil || now.Sub(info.ModTime()) < keepUnused {
-			return err
-		}
-		return os.Remove(path)
-	})
 }

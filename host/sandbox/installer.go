@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -128,7 +127,12 @@ func installFrom(dir string, stdin io.Reader, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cache, err := wazero.NewCompilationCacheWithDir(filepath.Join(dir, "code"))
+	stage, err := os.MkdirTemp(dir, stagePrefix)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(stage)
+	cache, err := wazero.NewCompilationCacheWithDir(stage)
 	if err != nil {
 		return err
 	}
@@ -137,6 +141,13 @@ func installFrom(dir string, stdin io.Reader, stderr io.Writer) error {
 	defer r.Close(ctx)
 	if _, err := r.CompileModule(ctx, pre.code); err != nil {
 		return fmt.Errorf("compile: %w", err)
+	}
+	code, err := adopt(dir, stage)
+	if err != nil {
+		return fmt.Errorf("keep the code: %w", err)
+	}
+	if err := writeFile(what.Image+codeSuffix, []byte(strings.Join(code, "\n")+"\n")); err != nil {
+		return err
 	}
 	return writePrepared(what.Image, pre)
 }

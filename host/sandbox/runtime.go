@@ -11,8 +11,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"github.com/sluicehq/sluice/host/cachedir"
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/tetratelabs/wazero"
@@ -37,11 +39,14 @@ type Runtime struct {
 	temporary  bool
 	installCPU time.Duration
 	log        *slog.Logger
+
+	mu   sync.Mutex
+	held map[string]func() // image: releases the files of a guest that was loaded
 }
 
 // NewRuntime opens the cache.
 func NewRuntime(_ context.Context, o Options) (*Runtime, error) {
-	rt := &Runtime{log: o.Log, dir: o.CacheDir, installCPU: installCPU}
+	rt := &Runtime{log: o.Log, dir: o.CacheDir, installCPU: installCPU, held: map[string]func(){}}
 	var err error
 	if rt.temporary = o.CacheDir == ""; rt.temporary {
 		rt.dir, err = os.MkdirTemp("", "sluice-sandbox-*")
@@ -56,14 +61,34 @@ func NewRuntime(_ context.Context, o Options) (*Runtime, error) {
 		if err := private(dir); err != nil {
 			return nil, fmt.Errorf("open sandbox cache: %w", err)
 		}
-		if err := prune(dir, time.Now()); err != nil {
+		if err := cachedir.Prune(dir, time.Now(), cachedir.Default); err != nil {
 			return nil, fmt.Errorf("prune sandbox cache: %w", err)
 		}
+	}
+	if err := removeStages(rt.dir); err != nil {
+		return nil, fmt.Errorf("prune sandbox cache: %w", err)
 	}
 	if rt.cache, err = wazero.NewCompilationCacheWithDir(filepath.Join(rt.dir, "code")); err != nil {
 		return nil, fmt.Errorf("open sandbox cache: %w", err)
 	}
 	return rt, nil
+}
+
+// removeStages removes what installers left that were killed.
+func removeStages(dir string) error {
+	stages, err := filepath.Glob(filepath.Join(dir, stagePrefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, stage := range stages {
+		if info, err := os.Stat(stage); err != nil || time.Since(info.ModTime()) < 2*installWall {
+			continue // one that is at work, or has just ended
+		}
+		if err := os.RemoveAll(stage); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runtimeConfig is the engine's. The guest's own code returns to the host on
@@ -84,6 +109,12 @@ func private(dir string) error {
 // Close frees the compiled code. Close the plugins first.
 func (rt *Runtime) Close(ctx context.Context) error {
 	err := rt.cache.Close(ctx)
+	rt.mu.Lock()
+	for _, release := range rt.held {
+		release()
+	}
+	clear(rt.held)
+	rt.mu.Unlock()
 	if rt.temporary {
 		err = errors.Join(err, os.RemoveAll(rt.dir))
 	}
@@ -106,5 +137,6 @@ func (rt *Runtime) Load(ctx context.Context, m *manifest.Manifest, gate *egress.
 	if err != nil {
 		return nil, fmt.Errorf("load plugin %s, %s: %w", m.Name, m.Artifact, err)
 	}
+	rt.hold(rt.imageFile(m, bin))
 	return p, nil
 }
