@@ -143,6 +143,8 @@ type Plugin struct {
 	Secrets map[string]Secret `koanf:"secrets" help:"secrets by the manifest's names; env:NAME, file:PATH and cmd:PROGRAM read one from elsewhere"`
 	// Egress narrows the manifest's list of origins; empty leaves it as it is.
 	Egress []string `koanf:"egress" help:"origins it may reach, out of those its manifest names; empty is all of them"`
+	// Models names further models, where the manifest says that there are others.
+	Models []string `koanf:"models" help:"further models it serves, by name or glob, if its manifest lets others be named"`
 	// AllowPrivate names hosts or host:port pairs that may be private or loopback addresses.
 	AllowPrivate []string `koanf:"allow_private" help:"hosts (or host:port) it may reach although their address is private or loopback"`
 	// RequireBox holds guarantees without which a native plugin is not started.

@@ -126,7 +126,7 @@ func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(st
 	limits.CPU, limits.OpenRequests = op.Limits.CPU, op.Limits.OpenRequests
 	limits.RequestBody, limits.ResponseBody = int64(op.Limits.RequestBody), int64(op.Limits.ResponseBody)
 	out, err := m.Narrow(manifest.Operator{
-		Settings: op.Settings, Secrets: refs, Egress: op.Egress, Limits: limits, AllowPrivate: op.AllowPrivate,
+		Settings: op.Settings, Secrets: refs, Egress: op.Egress, Models: op.Models, Limits: limits, AllowPrivate: op.AllowPrivate,
 	})
 	return out, lookup, err
 }

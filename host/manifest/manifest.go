@@ -55,6 +55,7 @@ type Manifest struct {
 	Env         []string // variables of the host's environment that a native plugin sees
 	Files       []string // absolute paths that a native plugin may read
 	Models      []Model
+	Further     *Model // what models can do that the operator names besides; nil: there are none
 	Egress      []Origin
 	Secrets     []Secret
 	Settings    *Schema // never nil

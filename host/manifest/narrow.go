@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sluicehq/sluice/sdk"
 )
 
 // Operator is what the operator's configuration says about one plugin. Every
@@ -14,6 +16,7 @@ type Operator struct {
 	Settings     map[string]any    // checked against the manifest's schema
 	Secrets      map[string]string // secret name → reference, replaces the manifest's; a value itself is written "value:"+text
 	Egress       []string          // origins, each within one the manifest names
+	Models       []string          // names or globs that are served besides, where the manifest has further models
 	Limits       Limits
 	AllowPrivate []string // host names (or host:port) that may resolve to private addresses
 }
@@ -43,6 +46,9 @@ func (m *Manifest) Narrow(op Operator) (*Manifest, error) {
 		return nil, fmt.Errorf("plugin %s: %w", m.Name, err)
 	}
 	if n.Limits, err = narrowLimits(m.Limits, op.Limits); err != nil {
+		return nil, fmt.Errorf("plugin %s: %w", m.Name, err)
+	}
+	if n.Models, err = m.withFurther(op.Models); err != nil {
 		return nil, fmt.Errorf("plugin %s: %w", m.Name, err)
 	}
 	n.AllowPrivate = slices.Clone(op.AllowPrivate)
@@ -105,6 +111,36 @@ func settingRef(s string) (string, bool) {
 		return "", false
 	}
 	return strings.CutSuffix(s, "}")
+}
+
+// withFurther are the models with those that the operator names. A name is a route and no right: what
+// the plugin may reach and use stays as it is, so that it may be added to where the manifest says that
+// there are others.
+func (m *Manifest) withFurther(names []string) ([]Model, error) {
+	all := slices.Clone(m.Models)
+	for _, name := range names {
+		if name == "" || len(name) > 200 || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' }) {
+			return nil, &Problem{Field: "models", Value: name, Message: "is no name of a model", Remedy: "use at most 200 characters without spaces"}
+		}
+		if slices.ContainsFunc(all, func(have Model) bool { return have.Name == name }) {
+			continue
+		}
+		// Naming one that a glob serves already makes it known by its name.
+		if i := slices.IndexFunc(m.Models, func(have Model) bool { return sdk.Model(have).Matches(name) }); i >= 0 {
+			with := m.Models[i]
+			with.Name = name
+			all = append(all, with)
+			continue
+		}
+		if m.Further == nil {
+			return nil, &Problem{Field: "models", Value: name, Message: "is not a model of the plugin's manifest, which has no further_models",
+				Remedy: "remove it, or use a plugin that serves it"}
+		}
+		with := *m.Further
+		with.Name = name
+		all = append(all, with)
+	}
+	return all, nil
 }
 
 func narrowEgress(have []Origin, want []string) ([]Origin, error) {

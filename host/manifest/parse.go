@@ -55,6 +55,13 @@ func (p *Problem) Error() string {
 // manifest that lies beside its source.
 func Parse(b []byte) (*Manifest, error) { return parse("", b) }
 
+type wireModel struct {
+	Name                                     string
+	Tools, Vision, JSON, Reasoning, Continue bool
+	ContextTokens                            int `yaml:"context_tokens"`
+	OutputTokens                             int `yaml:"output_tokens"`
+}
+
 type wire struct {
 	Name, Version, Description string
 	Protocol                   int
@@ -62,14 +69,10 @@ type wire struct {
 	Artifact                   string
 	SHA256                     string `yaml:"sha256"`
 	Env, Files                 []string
-	Models                     []struct {
-		Name                                     string
-		Tools, Vision, JSON, Reasoning, Continue bool
-		ContextTokens                            int `yaml:"context_tokens"`
-		OutputTokens                             int `yaml:"output_tokens"`
-	}
-	Egress  []string
-	Secrets []struct {
+	Models                     []wireModel
+	FurtherModels              *wireModel `yaml:"further_models"`
+	Egress                     []string
+	Secrets                    []struct {
 		Name, From, Header string
 		Origins            []string
 		Optional           bool
@@ -113,6 +116,7 @@ func parse(file string, b []byte) (*Manifest, error) {
 	for _, wm := range w.Models {
 		m.Models = append(m.Models, Model(wm))
 	}
+	m.Further = (*Model)(w.FurtherModels)
 	for i, s := range w.Secrets {
 		at := []string{"secrets", strconv.Itoa(i)}
 		if _, dup := m.bound[s.Name]; dup {
