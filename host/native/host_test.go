@@ -30,6 +30,10 @@ const (
 	hostBox   = "SLUICE_TEST_HOST_BOX" // set: the tightest there is
 )
 
+// orphan is an argument of the process that the plugin of a killed host has started, in a session of
+// its own.
+const orphan = "98765.5"
+
 // TestHostToBeKilled is no test of its own: TestKilledHostLeavesNothing runs it in a process.
 func TestHostToBeKilled(t *testing.T) {
 	dir := os.Getenv(hostDir)
@@ -45,13 +49,21 @@ func TestHostToBeKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if os.Getenv(hostBox) != "" {
+		if got := answer(t, p, "escape "+orphan); got != "done" {
+			t.Fatal(got)
+		}
+	}
 	fmt.Println("plugin", p.State().PID)
 	select {}
 }
 
 func TestKilledHostLeavesNothing(t *testing.T) {
 	t.Run("in a box without namespaces", func(t *testing.T) { killHost(t, "") })
-	t.Run("in the tightest box", func(t *testing.T) { killHost(t, hostBox+"=tightest") })
+	t.Run("in the tightest box", func(t *testing.T) {
+		full(t)
+		killHost(t, hostBox+"=tightest")
+	})
 }
 
 func killHost(t *testing.T, env string) {
@@ -74,6 +86,9 @@ func killHost(t *testing.T, env string) {
 	if pid == 0 || gone(pid) {
 		t.Error("the host has started no plugin")
 	}
+	if env != "" && pid != 0 {
+		eventually(t, "the plugin's own child runs", func() bool { return countProcesses(t, orphan) == 1 })
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +97,7 @@ func killHost(t *testing.T, env string) {
 		return
 	}
 	eventually(t, "the plugin is gone", func() bool { return gone(pid) })
+	eventually(t, "so are its children", func() bool { return countProcesses(t, orphan) == 0 })
 
 	// The next host sweeps what the killed one could not.
 	if left, err := filepath.Glob(filepath.Join(dir, runPrefix+"*")); err != nil || len(left) != 1 {
