@@ -1,0 +1,91 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sluicehq/sluice/host/egress"
+	"github.com/sluicehq/sluice/host/manifest"
+	"github.com/sluicehq/sluice/proto/guest"
+	"github.com/sluicehq/sluice/sdk"
+	"github.com/tetratelabs/wazero"
+)
+
+// onePage is a module that has a page of memory and nothing else.
+var onePage = []byte("\x00asm\x01\x00\x00\x00\x05\x03\x01\x00\x01\x07\x0a\x01\x06memory\x02\x00")
+
+// FuzzImports calls what a guest may call, with arguments and a memory of any
+// content: every call comes back, with an answer that the ABI has, and leaves
+// alone what it wasn't given.
+func FuzzImports(f *testing.F) {
+	ours, theirs := slices.Sorted(maps.Keys(hostFuncs)), slices.Sorted(maps.Keys(wasi))
+	args := func(v ...uint32) (b []byte) {
+		for _, a := range v {
+			b = binary.LittleEndian.AppendUint32(b, a)
+		}
+		return b
+	}
+	clock := append(make([]byte, 16), args(1, 0, 1000, 0)...)
+	request, err := (&sdk.HTTPRequest{URL: "https://a.example/", Header: sdk.Header{"x": "y"}}).MarshalBinary()
+	if err != nil {
+		f.Fatal(err)
+	}
+	_, usage := sdk.EncodeChunk(nil, sdk.Usage{Input: 1, Output: 2})
+	for i := range len(ours) + len(theirs) {
+		f.Add(byte(i), args(1, 0, 20, 64, 0, 0, 0, 0, 0), []byte("some text"))
+		f.Add(byte(i), args(^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)), []byte{})
+	}
+	f.Add(byte(slices.Index(ours, guest.ImportHTTPOpen)), args(0, uint32(len(request)), 0, 0), request)
+	f.Add(byte(slices.Index(ours, guest.ImportEmit)), args(guest.KindUsage, 0, uint32(len(usage))), usage)
+	f.Add(byte(len(ours)+slices.Index(theirs, "poll_oneoff")), args(0, 1024, 1, 2048), clock)
+	f.Add(byte(len(ours)+slices.Index(theirs, "fd_write")), args(2, 0, 2, 100), args(0, 8, 8, 8))
+
+	ctx := context.Background()
+	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigInterpreter())
+	defer r.Close(ctx)
+	mod, err := r.Instantiate(ctx, onePage)
+	if err != nil {
+		f.Fatal(err)
+	}
+	m := &manifest.Manifest{Name: "fuzzed", Limits: manifest.Limits{Output: 1 << 20, RequestBody: 1 << 16, OpenRequests: 2, Memory: 1 << 16, CPU: time.Hour}}
+	log, _ := newLog(f)
+	gate, err := egress.New(m, egress.Options{Log: log})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer gate.Close()
+	p := &Plugin{m: m, log: newPlainLog(log), gate: gate, stop: ctx}
+	f.Fuzz(func(t *testing.T, which byte, raw, content []byte) {
+		mem := mod.Memory()
+		all, _ := mem.Read(0, mem.Size())
+		clear(all)
+		copy(all, content)
+		arg := make([]uint64, 9)
+		for i := range arg {
+			if len(raw) >= 4 {
+				arg[i], raw = uint64(binary.LittleEndian.Uint32(raw)), raw[4:]
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond) // a guest may sleep for years
+		defer cancel()
+		c, release := p.newCall(ctx, []byte("input"), func(sdk.Chunk) error { return nil })
+		defer release()
+		before := bytes.Clone(all)
+		if n := int(which) % (len(ours) + len(theirs)); n < len(ours) {
+			name := ours[n]
+			if v := hostFuncs[name](c, mem, arg); v < -int32(guest.ECANCELED) {
+				t.Errorf("%s answers %d", name, v)
+			}
+			if (name == guest.ImportEmit || name == guest.ImportOutput || name == guest.ImportLog) && !bytes.Equal(all, before) {
+				t.Errorf("%s writes to memory", name)
+			}
+		} else if v := wasi[theirs[n-len(ours)]].f(c, mem, arg); v > 76 {
+			t.Errorf("%s answers %d", theirs[n-len(ours)], v)
+		}
+	})
+}
