@@ -1,5 +1,5 @@
 -- Takes the task of a room whose turn it is. Does what a dequeue does, and stamps
--- it with its owner (see claim.lua). What is in the room and no longer waits, since
+-- it with its owner (see exchange.lua). What is in the room and no longer waits, since
 -- it was due and has been taken otherwise, is dropped.
 --
 -- KEYS[1] sluice:{q}:room:<room>   zset, score = rank

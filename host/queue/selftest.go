@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// takeSHA is the hash of the dequeue script that claim.lua was written to
+// takeSHA is the hash of the dequeue script that exchange.lua was written to
 // replace. Another one may keep its books differently.
 const takeSHA = "a8153319360adc71cdc370107f8ab9786f204765"
 

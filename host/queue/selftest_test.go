@@ -4,7 +4,7 @@ import "testing"
 
 func TestTheLinkedAsynqIsRecognised(t *testing.T) {
 	if err := recognised(); err != nil {
-		t.Fatalf("asynq's scripts have changed; read their diff, adapt shape.go and claim.lua, then takeSHA: %v", err)
+		t.Fatalf("asynq's scripts have changed; read their diff, adapt shape.go and exchange.lua, then takeSHA: %v", err)
 	}
 }
 
