@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -81,6 +82,7 @@ func grow(ctx context.Context, _ string) error {
 			return ctx.Err()
 		}
 	}
+	runtime.KeepAlive(all)
 	return nil
 }
 
