@@ -36,10 +36,11 @@ func quiet(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// onEachRedis runs a test on the embedded Redis and on redis-server.
+// onEachRedis runs a test on the embedded Redis, on redis-server and on a Cluster.
 func onEachRedis(t *testing.T, test func(t *testing.T, rdb redis.UniversalClient)) {
 	t.Run("memory", func(t *testing.T) { test(t, memoryRedis(t)) })
 	t.Run("server", func(t *testing.T) { test(t, serverRedis(t)) })
+	t.Run("cluster", func(t *testing.T) { test(t, clusterRedis(t)) })
 }
 
 func memoryRedis(t testing.TB) redis.UniversalClient {

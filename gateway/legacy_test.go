@@ -151,12 +151,13 @@ func TestLegacyPublisher(t *testing.T) {
 		wantOK(t, alice.ask("search:start:v1", `{"query":"x","jobId":"old"}`))
 		tab.await("job:started:v1")
 		eventually(t, "the subscriptions", func() bool {
-			n, err := rdb.PubSubNumSub(t.Context(), "job:old", "model:chunk", "model:complete", "job:progress").Result()
+			n, err := subscribers(t.Context(), rdb, "job:old", "model:chunk", "model:complete", "job:progress")
 			return err == nil && n["job:old"] > 0 && n["model:chunk"] > 0 && n["model:complete"] > 0 && n["job:progress"] > 0
 		})
+		old := worker(t, rdb)
 		publish := func(channel, payload string) {
 			t.Helper()
-			if err := rdb.Publish(t.Context(), channel, payload).Err(); err != nil {
+			if err := old.Publish(t.Context(), channel, payload).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -218,12 +219,13 @@ func TestLegacyOnTheJobsChannelAlone(t *testing.T) {
 		}
 		wantOK(t, left.ask("job:leave:v1", `{"jobId":"asked"}`))
 		eventually(t, "both gateways listen", func() bool {
-			n, err := rdb.PubSubNumSub(t.Context(), "job:asked", "model:chunk").Result()
+			n, err := subscribers(t.Context(), rdb, "job:asked", "model:chunk")
 			return err == nil && n["job:asked"] == 2 && n["model:chunk"] == 2
 		})
+		old := worker(t, rdb)
 		publish := func(channel, payload string) {
 			t.Helper()
-			if err := rdb.Publish(t.Context(), channel, payload).Err(); err != nil {
+			if err := old.Publish(t.Context(), channel, payload).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
