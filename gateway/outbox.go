@@ -31,16 +31,16 @@ const look = 10 * time.Millisecond
 // outbox is the way to one socket. It bounds what waits there and cuts the
 // socket off when that passes the limit. Safe for concurrent use.
 type outbox struct {
-	wire wire
-	// limit is in bytes; one event alone may pass it.
-	limit int
-	// overflow is called once, by the sender that passed the limit.
-	overflow func()
-	metrics  *metrics
-
 	mu     sync.Mutex // orders what is sent
 	closed bool
 	alone  int // bytes of the last event before which nothing waited
+
+	wire wire
+	// limit is in bytes; one event alone may pass it.
+	limit   int
+	metrics *metrics
+	// overflow is called once, by the sender that passed the limit.
+	overflow func()
 }
 
 // send queues an event. False means that the socket is closed, or closing now
@@ -76,11 +76,28 @@ func (o *outbox) queue(size int, send func() bool) bool {
 	return ok
 }
 
-// fits reports whether so many bytes may be sent to a client that can have them
-// later just as well: up to half of the limit, so that what can't wait has room.
-func (o *outbox) fits(size int) bool {
-	waiting := o.wire.Buffered()
-	return waiting == 0 || waiting+size <= o.limit/2
+// offer queues an event that the client can have later just as well: taken only
+// if no more than half of the limit waits then, so that what can't wait has room.
+// open is false when the socket is closed.
+func (o *outbox) offer(event string, data []byte) (taken, open bool) {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return false, false
+	}
+	switch waiting := o.wire.Buffered(); {
+	case waiting == 0:
+		o.alone = len(data)
+	case waiting+len(data) > o.limit/2:
+		o.mu.Unlock()
+		return false, true
+	}
+	ok := o.wire.Send(event, data)
+	o.mu.Unlock()
+	if ok {
+		o.metrics.sent(event, len(data))
+	}
+	return ok, ok
 }
 
 // room returns when the client has taken most of what waits and size bytes fit,

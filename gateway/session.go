@@ -255,7 +255,7 @@ func (s *session) follow(id, user string, again bool) (*watch, bool, error) {
 	if len(s.watches) >= s.c.conf.Limits.Watched {
 		return nil, false, refuse(codeLimit, "this socket watches %d jobs already: leave some first (job:leave:v1)", len(s.watches))
 	}
-	w := &watch{s: s, job: id, user: user}
+	w := &watch{s: s, box: s.box, job: id, user: user}
 	s.watches[id] = w
 	s.c.hub.watching(s, id)
 	return w, true, nil

@@ -247,12 +247,12 @@ func TestOutbox(t *testing.T) {
 	overflows := 0
 	o := &outbox{wire: w, limit: 100, overflow: func() { overflows++ }}
 	big := []byte(strings.Repeat("x", 1000))
-	if !o.fits(1000) || !o.send("alone", big) {
+	if taken, open := o.offer("alone", big); !taken || !open {
 		t.Error("one event alone may pass the limit")
 	}
 	// It may take its time, and what comes after it finds the whole limit.
 	w.waiting.Store(1000)
-	if !o.send("ack", make([]byte, 100)) || o.fits(1) {
+	if taken, open := o.offer("later", make([]byte, 1)); taken || !open || !o.send("ack", make([]byte, 100)) {
 		t.Error("what comes after a large event fits up to the limit")
 	}
 	w.waiting.Store(0)
@@ -260,7 +260,8 @@ func TestOutbox(t *testing.T) {
 		t.Error("nothing waits")
 	}
 	w.waiting.Store(30)
-	if !o.fits(20) || o.fits(21) {
+	fits, _ := o.offer("fits", make([]byte, 20))
+	if over, _ := o.offer("over", make([]byte, 21)); !fits || over {
 		t.Error("what can wait fits up to half of the limit")
 	}
 	if !o.send("now", make([]byte, 70)) {
@@ -269,6 +270,9 @@ func TestOutbox(t *testing.T) {
 	w.waiting.Store(60)
 	if o.send("too much", make([]byte, 41)) || o.send("again", nil) || overflows != 1 {
 		t.Errorf("%d overflows", overflows)
+	}
+	if taken, open := o.offer("later", nil); taken || open {
+		t.Error("a closed outbox takes nothing")
 	}
 }
 

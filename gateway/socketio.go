@@ -46,7 +46,6 @@ type socketServer struct {
 	core   *core
 	io     *socket.Server
 	engine *engine.Server
-	events engine.Events // encoded once, however many watch a job
 }
 
 func newSocketServer(c *core) *socketServer {
@@ -139,7 +138,7 @@ func (s *socketServer) connected(sock *socket.Socket) {
 		return
 	}
 	guest.seat.sit()
-	session := s.core.open(guest.who, &peer{sock: sock, conn: conn, events: &s.events})
+	session := s.core.open(guest.who, &peer{sock: sock, conn: conn})
 	if session == nil {
 		guest.seat.leave()
 		return
@@ -211,15 +210,14 @@ func holdsBytes(v any) bool {
 
 // peer is the wire of one session.
 type peer struct {
-	sock   *socket.Socket
-	conn   *engine.Conn
-	events *engine.Events
+	sock *socket.Socket
+	conn *engine.Conn
 }
 
 func (p *peer) ID() string { return string(p.sock.Id()) }
 
 func (p *peer) Send(event string, data []byte) bool {
-	return p.conn.Send(p.events.New("/", event, data)) == nil
+	return p.conn.Emit("/", event, data) == nil
 }
 
 func (p *peer) Buffered() int { return p.conn.Buffered() }

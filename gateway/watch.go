@@ -29,17 +29,19 @@ const (
 // as the client takes them. A client that falls behind while live goes back to
 // catching up: what it lacks waits in Redis, not in the gateway.
 type watch struct {
-	s    *session
-	job  string
-	user string // the job's, as events name it
+	s   *session
+	box *outbox // the session's
 
 	mu sync.Mutex
 	// seq is the last frame sent.
 	seq int64
 	// turn counts the restarts; a delivery or a page of an older turn is void.
 	turn int
-	stop func() // ends the live feed of this turn, nil while catching up
 	over bool   // the terminal frame was sent, or the watch was left
+	stop func() // ends the live feed of this turn, nil while catching up
+
+	job  string
+	user string // the job's, as events name it
 }
 
 // start follows the job from the frame after seq on: live when nothing can have
@@ -108,7 +110,7 @@ func (w *watch) goLive(turn int) {
 // live takes frames from the tail. It must not block: a client that is behind
 // is moved to catching up.
 func (w *watch) live(turn int, frames []job.Frame) {
-	m := w.s.c.metrics
+	m := w.box.metrics
 	if len(frames) > 1 || frames[0].From < frames[0].Seq {
 		m.gaps.Inc()
 	} else {
@@ -172,7 +174,7 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 			frames = job.Merge(frames, w.s.mergeSize())
 		}
 		for len(frames) > 0 {
-			if err := w.s.box.room(ctx, len(frames[0].Data), w.s.c.stall); err != nil {
+			if err := w.box.room(ctx, len(frames[0].Data), w.s.c.stall); err != nil {
 				if errors.Is(err, errStalled) {
 					w.s.tooSlow()
 				}
@@ -200,7 +202,7 @@ func (w *watch) nextPage(last []job.Frame) int {
 	if size == 0 {
 		return maxPage
 	}
-	return max(1, min(maxPage, w.s.box.limit/2*len(last)/size))
+	return max(1, min(maxPage, w.box.limit/2*len(last)/size))
 }
 
 // send writes the frames that come next, in order, until the client is behind,
@@ -216,17 +218,17 @@ func (w *watch) send(turn int, frames []job.Frame) (left []job.Frame, on bool) {
 		if f.Seq <= w.seq {
 			continue
 		}
-		if !w.s.box.fits(len(f.Data)) {
-			return frames[i:], true
-		}
-		if !w.s.box.send(f.Event, f.Data) {
+		switch taken, open := w.box.offer(f.Event, f.Data); {
+		case !open:
 			return nil, false
+		case !taken:
+			return frames[i:], true
 		}
 		if w.seq == 0 {
 			w.s.c.lobby.leave(w)
 		}
 		if f.From < f.Seq {
-			w.s.c.metrics.merged.Add(float64(f.Seq - f.From + 1))
+			w.box.metrics.merged.Add(float64(f.Seq - f.From + 1))
 		}
 		w.seq = f.Seq
 		if f.Terminal() {

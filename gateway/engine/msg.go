@@ -4,7 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"sync/atomic"
+	"sync"
 )
 
 // Msg is one outbound packet, encoded once. It is immutable, so that any number
@@ -21,6 +21,16 @@ func (m *Msg) Size() int { return len(m.frame) }
 // NewEvent encodes the Socket.IO event name with args, each a JSON value that is
 // sent as it is, for sockets in namespace ("/" or "" is the main one).
 func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
+	n := len(namespace) + len(name) + 20
+	for _, a := range args {
+		n += 1 + len(a)
+	}
+	frame, head := appendEvent(make([]byte, 0, n), namespace, name, args...)
+	return &Msg{frame: frame, head: head}
+}
+
+// appendEvent appends an event's frame, whose header is so long.
+func appendEvent(b []byte, namespace, name string, args ...json.RawMessage) (frame []byte, head int) {
 	if namespace == "/" {
 		namespace = ""
 	}
@@ -37,8 +47,8 @@ func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
 	for _, a := range args {
 		n += 1 + len(a)
 	}
-	b := appendHeader(make([]byte, 0, n+10), opText, n)
-	head := len(b)
+	b = appendHeader(b, opText, n)
+	head = len(b)
 	b = appendNamespace(append(b, '4', '2'), namespace)
 	b = append(b, '[')
 	if encoded != nil {
@@ -49,30 +59,29 @@ func NewEvent(namespace, name string, args ...json.RawMessage) *Msg {
 	for _, a := range args {
 		b = append(append(b, ','), a...)
 	}
-	return &Msg{frame: append(b, ']'), head: head}
+	return append(b, ']'), head
 }
 
-// Events encodes events for many connections: asked for the same one again, it
+// recent encodes events for many connections: asked for the same one again, it
 // returns the message it has made. The zero value is usable, and safe for
 // concurrent use.
-type Events struct{ last atomic.Pointer[encoded] }
-
-type encoded struct {
+type recent struct {
+	mu              sync.Mutex
 	namespace, name string
 	arg             json.RawMessage
-	msg             *Msg
+	msg             *Msg // of the last call
 }
 
-// New is NewEvent with one argument, whose memory must not change any more: it is
+// event is NewEvent with one argument, whose memory must not change any more: it is
 // by this memory that the event of the last call is known again.
-func (e *Events) New(namespace, name string, arg json.RawMessage) *Msg {
-	last := e.last.Load()
-	if last != nil && len(arg) > 0 && len(last.arg) == len(arg) && &last.arg[0] == &arg[0] && last.name == name && last.namespace == namespace {
-		return last.msg
+func (e *recent) event(namespace, name string, arg json.RawMessage) *Msg {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(arg) > 0 && len(e.arg) == len(arg) && &e.arg[0] == &arg[0] && e.name == name && e.namespace == namespace {
+		return e.msg
 	}
-	fresh := &encoded{namespace, name, arg, NewEvent(namespace, name, arg)}
-	e.last.Store(fresh)
-	return fresh.msg
+	e.namespace, e.name, e.arg, e.msg = namespace, name, arg, NewEvent(namespace, name, arg)
+	return e.msg
 }
 
 // plain says that a string needs no escaping in JSON.

@@ -21,7 +21,8 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// BodyTimeout bounds the reading of one POST body (10 s).
 	BodyTimeout time.Duration
-	// WriteTimeout bounds one blocked write; then the client counts as slow (10 s).
+	// WriteTimeout is how long a client may take nothing of what waits for it; then
+	// it counts as slow (10 s).
 	WriteTimeout time.Duration
 	// LingerTimeout bounds the goodbye: what is queued is still written, and the
 	// client's side of the close awaited, for at most this long (2 s).
@@ -44,7 +45,8 @@ type Options struct {
 	// connection that wrote nothing within the window writes at once; what comes
 	// sooner waits, at most this long, and goes out in one write. While writing
 	// takes the server little time the window is 2 ms at most, so that only
-	// bursts are joined; it opens to MaxDelay when the server is busy.
+	// bursts are joined; when the server is busy it opens step by step to
+	// MaxDelay, as long as a wider one joins more.
 	MaxDelay time.Duration
 
 	// Origin decides whether a page of this origin may connect; it is asked only
@@ -84,7 +86,7 @@ const (
 	ReasonPing           = "ping timeout"
 	ReasonForced         = "forced close" // closed by this server, or no namespace joined in time
 	ReasonShutdown       = "server shutting down"
-	ReasonSlow           = "slow consumer" // the outbox was full, or a write blocked too long
+	ReasonSlow           = "slow consumer" // the outbox was full, or nothing of it was taken for too long
 	ReasonHandler        = "handler panic" // a listener of the application panicked
 )
 

@@ -1,33 +1,43 @@
 package engine
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
-// outbox is what waits towards the client; Conn.mu guards it.
+// outbox is what waits towards the client; Conn.mu guards it, except that anybody
+// may read outBytes.
 type outbox struct {
-	out       []*Msg
-	outBytes  int
+	fd        int   // to write to at once, 0 if there is none; while mu is held it isn't closed
 	writing   bool  // somebody is writing, and takes what is added
 	delayed   bool  // the server's flusher will write
 	lastWrite int64 // on the server's clock
+	outBytes  atomic.Int64
+	out       []*Msg
 }
 
 // Buffered is the number of bytes waiting towards the client, those handed to
 // the kernel not counted.
-func (c *Conn) Buffered() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.outBytes
-}
+func (c *Conn) Buffered() int { return int(c.outBytes.Load()) }
+
+// taken subtracts bytes from what waits; c.mu is held. What was cleared meanwhile
+// counts no more.
+func (o *outbox) taken(n int) { o.outBytes.Store(max(o.outBytes.Load()-int64(n), 0)) }
 
 // Send queues messages, in order, and writes them unless the connection is busy.
 // It never blocks. A client that has more than Options.MaxBuffered waiting is
 // closed, and ErrSlow returned; one Send alone may exceed it.
 func (c *Conn) Send(ms ...*Msg) error {
+	if len(ms) == 1 {
+		if done, err := c.sendNow(ms[0].frame, ms[0]); done {
+			return err
+		}
+	}
 	size := 0
 	for _, m := range ms {
 		size += len(m.frame)
@@ -37,27 +47,18 @@ func (c *Conn) Send(ms ...*Msg) error {
 		c.mu.Unlock()
 		return ErrClosed
 	}
-	if c.outBytes > 0 && c.outBytes+size > c.srv.opts.MaxBuffered {
+	if waiting := c.Buffered(); waiting > 0 && waiting+size > c.srv.opts.MaxBuffered {
 		c.mu.Unlock()
 		c.abort(ReasonSlow)
 		return ErrSlow
 	}
-	c.outBytes += size
-	now := c.srv.now()
-	if c.ws != nil && !c.writing && !c.delayed && len(c.out) == 0 && len(ms) == 1 && !c.srv.inWindow(c.lastWrite, now) {
-		c.writing = true // what most events need, and no more
-		c.lastWrite = now
-		ws := c.ws
-		c.mu.Unlock()
-		c.writeFrom(now, ms[0].frame, nil, ws)
-		return nil
-	}
+	c.outBytes.Add(int64(size))
 	c.out = append(c.out, ms...)
 	switch {
 	case c.ws == nil:
 		c.answerPoll()
 	case c.writing || c.delayed:
-	case c.srv.inWindow(c.lastWrite, now):
+	case c.srv.inWindow(c.lastWrite, c.srv.now()):
 		c.delayed = true
 		c.mu.Unlock()
 		c.srv.delay(c)
@@ -72,16 +73,82 @@ func (c *Conn) Send(ms ...*Msg) error {
 	return nil
 }
 
+// shortEvent is how many bytes an event's argument may have to be written from
+// the stack, without a message being made of it.
+const shortEvent = 512
+
+// Emit sends an event with one argument, encoded as NewEvent does. The memory of
+// arg must not change any more: when it is sent to many connections, one after
+// another, it is encoded once.
+func (c *Conn) Emit(namespace, name string, arg json.RawMessage) error {
+	if len(arg) <= shortEvent && len(namespace)+len(name) <= shortEvent/4 && plain(name) {
+		var scratch [2 * shortEvent]byte
+		frame, _ := appendEvent(scratch[:0], namespace, name, arg)
+		if done, err := c.sendNow(frame, nil); done {
+			return err
+		}
+	}
+	return c.Send(c.srv.recent.event(namespace, name, arg))
+}
+
+// sendNow writes one message if nothing is in its way: what most events need, and
+// no more. m is the message; without one, what the kernel doesn't take of the
+// frame is copied.
+func (c *Conn) sendNow(frame []byte, m *Msg) (done bool, err error) {
+	c.mu.Lock()
+	now := c.srv.now()
+	if c.fd == 0 || c.state != stateOpen || c.writing || c.delayed || len(c.out) > 0 || c.srv.inWindow(c.lastWrite, now) {
+		c.mu.Unlock()
+		return false, nil
+	}
+	c.lastWrite = now
+	timed := c.srv.pace.wrote(1)
+	n, err := send(c.fd, frame)
+	if timed {
+		c.srv.pace.took(now, c.srv.now(), c.srv.opts.MaxDelay)
+	}
+	if n == len(frame) {
+		c.mu.Unlock()
+		return true, nil
+	}
+	if err != nil {
+		c.mu.Unlock()
+		c.writeFailed(err)
+		return true, nil
+	}
+	var rest []byte
+	if m != nil {
+		rest = m.frame[n:]
+	} else {
+		rest = bytes.Clone(frame[n:])
+	}
+	c.outBytes.Add(int64(len(rest)))
+	c.writing = true
+	c.writeLater(c.ws, rest, nil)
+	c.mu.Unlock()
+	return true, nil
+}
+
+// writeLater has a goroutine write rest, and what comes to wait meanwhile; c.mu is
+// held, and c.writing set.
+func (c *Conn) writeLater(ws *wire, rest []byte, pooled *[]byte) {
+	c.srv.alive.Add(1) // under mu, so that it comes before the connection's own Done
+	go func() {
+		defer c.srv.alive.Done()
+		c.writeBlocking(ws, rest, pooled)
+	}()
+}
+
 // sendControl queues a control frame if ws is the session's WebSocket (a probe has
 // nothing to say), and doesn't wait for a batching window.
 func (c *Conn) sendControl(ws *wire, m *Msg) {
 	c.mu.Lock()
-	if c.ws != ws || c.state != stateOpen || c.outBytes > c.srv.opts.MaxBuffered {
+	if c.ws != ws || c.state != stateOpen || c.Buffered() > c.srv.opts.MaxBuffered {
 		c.mu.Unlock()
 		return
 	}
 	c.out = append(c.out, m)
-	c.outBytes += len(m.frame)
+	c.outBytes.Add(int64(len(m.frame)))
 	write := !c.writing
 	c.writing = true
 	c.mu.Unlock()
@@ -115,7 +182,7 @@ func (c *Conn) answerPoll() bool {
 
 // takePayload empties the outbox into a polling payload; c.mu is held.
 func (c *Conn) takePayload() []byte {
-	b := make([]byte, 0, c.outBytes+len(c.out))
+	b := make([]byte, 0, c.Buffered()+len(c.out))
 	for i, m := range c.out {
 		if i > 0 {
 			b = append(b, separator)
@@ -127,7 +194,8 @@ func (c *Conn) takePayload() []byte {
 }
 
 func (c *Conn) clearOut() {
-	c.out, c.outBytes = nil, 0
+	c.out = nil
+	c.outBytes.Store(0)
 }
 
 var joinBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
@@ -136,17 +204,19 @@ var joinBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); retu
 // blocking; a goroutine takes over when the kernel's buffer is full. The caller
 // has set c.writing.
 func (c *Conn) write() {
-	if batch, ws, now, ok := c.nextBatch(0); ok {
-		b, pooled := join(batch)
-		c.writeFrom(now, b, pooled, ws)
-	}
-}
-
-// writeFrom is write, beginning at now with b, which is in no outbox any more.
-func (c *Conn) writeFrom(now int64, b []byte, pooled *[]byte, ws *wire) {
+	n := 0
 	for {
-		n, err := ws.tryWrite(b)
-		c.srv.pace.wrote(now, c.srv.now(), c.srv.opts.MaxDelay)
+		batch, ws, now, ok := c.nextBatch(n)
+		if !ok {
+			return
+		}
+		b, pooled := join(batch)
+		var err error
+		timed := c.srv.pace.wrote(len(batch))
+		n, err = ws.tryWrite(b)
+		if timed {
+			c.srv.pace.took(now, c.srv.now(), c.srv.opts.MaxDelay)
+		}
 		if err != nil {
 			c.wrote(n)
 			c.writeFailed(err)
@@ -154,26 +224,14 @@ func (c *Conn) writeFrom(now int64, b []byte, pooled *[]byte, ws *wire) {
 		}
 		if n < len(b) {
 			c.mu.Lock()
-			c.outBytes = max(c.outBytes-n, 0)
-			if c.state == stateClosed {
-				c.mu.Unlock()
-				return
+			defer c.mu.Unlock()
+			c.taken(n)
+			if c.state != stateClosed {
+				c.writeLater(ws, b[n:], pooled)
 			}
-			c.srv.alive.Add(1) // under mu, so that it comes before the connection's own Done
-			c.mu.Unlock()
-			go func() {
-				defer c.srv.alive.Done()
-				c.writeBlocking(ws, b[n:], pooled)
-			}()
 			return
 		}
 		giveBack(pooled)
-		var batch []*Msg
-		var ok bool
-		if batch, ws, now, ok = c.nextBatch(n); !ok {
-			return
-		}
-		b, pooled = join(batch)
 	}
 }
 
@@ -199,7 +257,7 @@ func (c *Conn) writeBlocking(ws *wire, rest []byte, pooled *[]byte) {
 func (c *Conn) nextBatch(written int) (batch []*Msg, ws *wire, now int64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outBytes = max(c.outBytes-written, 0)
+	c.taken(written)
 	if len(c.out) == 0 || c.state == stateClosed {
 		c.writing = false
 		if c.state == stateClosing {
@@ -235,7 +293,7 @@ func giveBack(pooled *[]byte) {
 
 func (c *Conn) wrote(n int) {
 	c.mu.Lock()
-	c.outBytes = max(c.outBytes-n, 0)
+	c.taken(n)
 	c.mu.Unlock()
 }
 

@@ -29,6 +29,8 @@ type rig struct {
 	io   *socket.Server
 	http *httptest.Server
 	stop func() error
+
+	dialer net.Dialer // of rawDial
 }
 
 // start runs a server with the application of the Socket.IO protocol's test suite.
@@ -289,7 +291,7 @@ func (p peer) expectClosed() {
 // rawDial opens a TCP connection and does the WebSocket handshake by hand.
 func (r *rig) rawDial(sid string) net.Conn {
 	r.t.Helper()
-	nc, err := net.Dial("tcp", r.addr())
+	nc, err := r.dialer.Dial("tcp", r.addr())
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -28,8 +28,9 @@ type Server struct {
 	// end), and one for each reader and blocked write.
 	alive sync.WaitGroup
 
-	pace pace
-	late struct {
+	recent recent
+	pace   pace
+	late   struct {
 		sync.Mutex
 		conns []*Conn
 		wake  chan struct{}
@@ -217,77 +218,5 @@ func (c *Conn) beat(now int64) {
 		c.nextPing.Store(0)
 		c.pongBy.Store(now + int64(c.srv.opts.PingTimeout))
 		c.Send(msgPing)
-	}
-}
-
-// pace chooses the batching window from the time that writes take.
-type pace struct {
-	window atomic.Int64 // nanoseconds, 0 for none
-	spent  atomic.Int64 // in writes since the sample began
-	since  atomic.Int64 // when it began
-}
-
-const (
-	quietWindow = 2 * time.Millisecond
-	paceSample  = 20 * time.Millisecond
-	// busyShare of one processor's time in writes makes a server busy. Writing is
-	// over half of what an event costs, so it is near its limit then.
-	busyShare = 0.4
-)
-
-// wrote accounts for a write that began and ended at these times.
-func (p *pace) wrote(began, ended int64, longest time.Duration) {
-	p.spent.Add(ended - began)
-	since := p.since.Load()
-	if ended-since < int64(paceSample) || !p.since.CompareAndSwap(since, ended) {
-		return
-	}
-	window := min(quietWindow, longest)
-	if float64(p.spent.Swap(0)) > busyShare*float64(ended-since) {
-		window = longest
-	}
-	p.window.Store(int64(max(window, 0)))
-}
-
-// inWindow says that a connection that wrote last at t is to wait.
-func (s *Server) inWindow(t, now int64) bool {
-	return t != 0 && now-t < s.pace.window.Load()
-}
-
-// delay has the flusher write for c within MaxDelay.
-func (s *Server) delay(c *Conn) {
-	s.late.Lock()
-	s.late.conns = append(s.late.conns, c)
-	first := len(s.late.conns) == 1
-	s.late.Unlock()
-	if first {
-		select {
-		case s.late.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// flusher ends the batching windows: all that opened since the last time, at once.
-func (s *Server) flusher(ctx context.Context) {
-	var conns []*Conn
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.late.wake:
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Duration(s.pace.window.Load())):
-		}
-		s.late.Lock()
-		conns, s.late.conns = s.late.conns, conns[:0]
-		s.late.Unlock()
-		for _, c := range conns {
-			c.flushDelayed()
-		}
-		clear(conns)
 	}
 }

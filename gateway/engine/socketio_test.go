@@ -517,32 +517,6 @@ func TestRoomBurst(t *testing.T) {
 	p.expect("431[]")
 }
 
-// The window opens when writing takes much of the time, and closes again.
-func TestPace(t *testing.T) {
-	var p pace
-	at := int64(time.Second)
-	second := func(share float64) time.Duration { // of writes taking this share of the time
-		for end := at + int64(time.Second); at < end; at += int64(time.Millisecond) {
-			p.wrote(at, at+int64(share*float64(time.Millisecond)), 20*time.Millisecond)
-		}
-		return time.Duration(p.window.Load())
-	}
-	if w := second(0.1); w != quietWindow {
-		t.Errorf("quiet: %v", w)
-	}
-	if w := second(0.8); w != 20*time.Millisecond {
-		t.Errorf("busy: %v", w)
-	}
-	at += int64(time.Minute)
-	if w := second(0.01); w != quietWindow {
-		t.Errorf("quiet again: %v", w)
-	}
-	p.wrote(at, at+int64(time.Second), -1)
-	if w := p.window.Load(); w != 0 {
-		t.Errorf("no batching: %d", w)
-	}
-}
-
 // The windows of batching neither lose nor reorder, whoever sends.
 func TestBatching(t *testing.T) {
 	for _, delay := range []time.Duration{-1, time.Microsecond, 5 * time.Millisecond} {
@@ -558,7 +532,11 @@ func TestBatching(t *testing.T) {
 			wg.Go(func() {
 				for range 500 {
 					mu.Lock()
-					c.Send(NewEvent("/", "n", json.RawMessage(fmt.Sprint(next))))
+					if arg := json.RawMessage(fmt.Sprint(next)); next%2 == 0 {
+						c.Send(NewEvent("/", "n", arg))
+					} else {
+						c.Emit("/", "n", arg)
+					}
 					next++
 					mu.Unlock()
 				}
@@ -571,5 +549,33 @@ func TestBatching(t *testing.T) {
 		}
 		wg.Wait()
 		r.await("the outbox to be empty", func() bool { return c.Buffered() == 0 })
+	}
+}
+
+// Short events are written from the stack; what the kernel doesn't take is kept,
+// from the byte on where it stopped.
+func TestEmitIntoAFullKernel(t *testing.T) {
+	r := start(t, Options{SocketBuffer: 16 << 10, MaxDelay: -1})
+	conns := make(chan *Conn, 1)
+	r.io.On("connection", func(args ...any) { conns <- ConnOf(args[0].(*socket.Socket)) })
+	p := r.join()
+	c := <-conns
+	event := func(i int) string { return fmt.Sprintf(`{"n":%d,"s":%q}`, i, strings.Repeat("x", i%shortEvent)) }
+	sent := 0
+	for ; sent < 100 || c.Buffered() == 0; sent++ {
+		if err := c.Emit("/", "n", json.RawMessage(event(sent))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range sent {
+		if got := p.expect("42"); got != `42["n",`+event(i)+`]` {
+			t.Fatalf("message %d of %d: %s", i, sent, got)
+		}
+	}
+	if err := c.Emit("/none", "é", json.RawMessage(`1`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.expect("42"); got != `42/none,["é",1]` {
+		t.Error(got)
 	}
 }

@@ -41,11 +41,11 @@ func (s *Server) acceptSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
 		s.discard(c)
 		return
 	}
-	c.ws = ws
+	c.use(ws)
 	response = append(response, newMsg(false, []byte(s.openPacket(c, ""))).frame...)
 	_, err := ws.nc.Write(response) // before anybody else can write; the kernel's buffer is empty
 	if err != nil || !s.open(c) {
-		ws.nc.Close()
+		ws.close()
 		if err != nil {
 			s.discard(c)
 		}
@@ -73,7 +73,7 @@ func (s *Server) probeSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
 	}
 	ws.nc.Write(response) // fits the kernel's buffer, which is empty; the reader sees a failure
 	if !mine {
-		ws.nc.Close()
+		ws.close()
 		return
 	}
 	s.read(c, ws, early, true)
@@ -85,7 +85,7 @@ func (s *Server) read(c *Conn, ws *wire, early []byte, probing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == stateClosed {
-		ws.nc.Close()
+		ws.close()
 		return
 	}
 	s.alive.Add(1) // under mu, so that it comes before the connection's own Done
@@ -93,18 +93,24 @@ func (s *Server) read(c *Conn, ws *wire, early []byte, probing bool) {
 		defer s.alive.Done()
 		rd := reader{c: c, ws: ws, probing: probing}
 		reason := rd.run(early)
-		ws.nc.Close()
 		c.mu.Lock()
 		mine := c.ws == ws
+		if mine {
+			c.fd = 0
+		}
 		if c.probe == ws { // no upgrade: the session goes on polling
 			c.probe, c.probed = nil, false
 		}
 		c.mu.Unlock()
+		ws.close()
 		if mine {
 			c.abort(reason)
 		}
 	}()
 }
+
+// use makes ws the transport; c.mu is held, or nobody else knows of c yet.
+func (c *Conn) use(ws *wire) { c.ws, c.fd = ws, ws.fd }
 
 // reader takes the frames of one WebSocket apart.
 type reader struct {
@@ -230,7 +236,8 @@ func (c *Conn) onProbe(ws *wire, op byte, message []byte) (done, ok bool) {
 			c.poll <- []byte("6")
 			c.poll = nil
 		}
-		c.ws, c.probe = ws, nil
+		c.use(ws)
+		c.probe = nil
 		ws.deadline(0)
 		if c.state == stateClosing { // closed while upgrading: the last words go this way
 			c.out = append(c.out, controlMsg(opClose, []byte{0x03, 0xe8}))

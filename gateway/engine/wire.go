@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -11,16 +13,20 @@ import (
 // at a time writes (Conn.writing says which).
 type wire struct {
 	nc  net.Conn
-	raw syscall.RawConn // nil if nc has no descriptor of its own (TLS)
+	raw syscall.RawConn // to wait for what the client sends; nil if nc has no descriptor of its own (TLS)
 
 	buf []byte // read buffer without raw
 
-	readBuf           *[]byte
-	readN, writeN     int
-	readErr, writeErr error
-	readFunc          func(fd uintptr) bool
-	writeBuf          []byte
-	writeFunc         func(fd uintptr)
+	readBuf  *[]byte
+	readN    int
+	readErr  error
+	readFunc func(fd uintptr) bool
+
+	// fd is nc's descriptor, to write without asking the runtime; 0 if it has none.
+	// It is another's once nc is closed: sending is held while it is used.
+	fd      int
+	sending sync.Mutex
+	closed  bool
 }
 
 const readSize = 8 << 10
@@ -35,7 +41,11 @@ func newWire(nc net.Conn, sendBuffer int) *wire {
 		}
 	}
 	nc.SetDeadline(time.Time{})
-	return &wire{nc: nc, raw: rawOf(nc)}
+	w := &wire{nc: nc, raw: rawOf(nc)}
+	if w.raw != nil {
+		w.raw.Control(func(fd uintptr) { w.fd = int(fd) })
+	}
+	return w
 }
 
 // read returns what has arrived; done gives the memory back.
@@ -54,18 +64,48 @@ func (w *wire) read() (data []byte, done func(), err error) {
 	return w.buf[:n], func() {}, err
 }
 
-// writeAll writes b in pieces, each within timeout: a slow reader is told from a
-// stuck one. wrote is called after each piece.
-func (w *wire) writeAll(b []byte, timeout time.Duration, wrote func(n int)) error {
-	defer w.nc.SetWriteDeadline(time.Time{}) // tryWrite minds it too
-	for len(b) > 0 {
-		w.nc.SetWriteDeadline(time.Now().Add(timeout))
+// tryWrite writes what the kernel takes at once and returns how much that was: 0
+// if there is no descriptor.
+func (w *wire) tryWrite(b []byte) (int, error) {
+	w.sending.Lock()
+	defer w.sending.Unlock()
+	switch {
+	case w.closed:
+		return 0, net.ErrClosed
+	case w.fd == 0:
+		return 0, nil
+	}
+	return send(w.fd, b)
+}
+
+// writeAll writes b, however long that takes, unless the client takes nothing for
+// patience: then the error is os.ErrDeadlineExceeded. wrote is called after each
+// piece.
+func (w *wire) writeAll(b []byte, patience time.Duration, wrote func(n int)) error {
+	defer w.nc.SetWriteDeadline(time.Time{})
+	// The kernel says that there is room when a good part of its buffer is free,
+	// which a slow client may take minutes for. It takes bytes before: ask.
+	look := min(patience/4, 2*time.Second)
+	if w.raw == nil { // TLS doesn't go on after a deadline
+		look = patience
+	}
+	for last := time.Now(); len(b) > 0; {
+		w.nc.SetWriteDeadline(time.Now().Add(look))
 		n, err := w.nc.Write(b[:min(len(b), 32<<10)])
-		wrote(n)
-		if err != nil {
+		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			n, err = w.tryWrite(b)
+			if n == 0 && err == nil && time.Since(last) >= patience {
+				return os.ErrDeadlineExceeded
+			}
+		}
+		if n > 0 {
+			last = time.Now()
+			b = b[n:]
+			wrote(n)
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		b = b[n:]
 	}
 	return nil
 }
@@ -78,12 +118,19 @@ func (w *wire) shut(linger time.Duration) {
 	w.nc.SetReadDeadline(time.Now().Add(linger))
 }
 
+func (w *wire) close() {
+	w.sending.Lock()
+	w.closed = true
+	w.sending.Unlock()
+	w.nc.Close()
+}
+
 // drop closes at once, and makes the kernel forget what the client didn't read.
 func (w *wire) drop() {
 	if tcp, ok := w.nc.(*net.TCPConn); ok {
 		tcp.SetLinger(0)
 	}
-	w.nc.Close()
+	w.close()
 }
 
 // deadline bounds all reading from now on; 0 lifts it.

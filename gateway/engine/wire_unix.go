@@ -51,38 +51,6 @@ func (w *wire) rawRead() (*[]byte, int, error) {
 	return buf, w.readN, err
 }
 
-// tryWrite writes what the kernel takes at once and returns how much that was.
-// Control instead of Write: it doesn't wait, so it needs nothing of the poller.
-func (w *wire) tryWrite(b []byte) (int, error) {
-	if w.raw == nil {
-		return 0, nil
-	}
-	w.writeBuf, w.writeN, w.writeErr = b, 0, nil
-	if w.writeFunc == nil {
-		w.writeFunc = func(fd uintptr) {
-			for {
-				n, err := send(fd, w.writeBuf)
-				switch err {
-				case unix.EINTR:
-					continue
-				case unix.EAGAIN:
-				case nil:
-					w.writeN = n
-				default:
-					w.writeErr = err
-				}
-				return
-			}
-		}
-	}
-	err := w.raw.Control(w.writeFunc)
-	w.writeBuf = nil
-	if err != nil {
-		return 0, err
-	}
-	return w.writeN, w.writeErr
-}
-
 func rawOf(nc any) syscall.RawConn {
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {

@@ -144,7 +144,7 @@ func (c *Conn) transport() transportState {
 	t := transportState{name: transports.POLLING, upgrading: c.probe != nil}
 	if c.ws != nil {
 		t.name = transports.WEBSOCKET
-		t.writable = c.state == stateOpen && c.outBytes == 0
+		t.writable = c.state == stateOpen && c.Buffered() == 0
 	} else {
 		t.writable = c.state == stateOpen && c.poll != nil
 	}
