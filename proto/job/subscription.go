@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -63,6 +64,9 @@ func subscribe(ctx context.Context, rdb redis.UniversalClient, channel string) (
 		return nil, err
 	}
 	d := &direct{nc: nc}
+	if sc, ok := nc.(syscall.Conn); ok {
+		d.raw, _ = sc.SyscallConn()
+	}
 	// What Redis answers is read by receive: a refusal ends it.
 	switch {
 	case user != "":
@@ -103,8 +107,10 @@ func (p pubSub) receive(ctx context.Context, to receiver, heard func()) error {
 // direct is a connection that speaks RESP2. Messages are slices of the buffers they were read into, which are
 // never used twice: one allocation serves all messages of a buffer.
 type direct struct {
-	nc  net.Conn
-	buf []byte // buf[r:w] is not parsed yet, buf[w:] is free
+	nc     net.Conn
+	raw    syscall.RawConn // nil if nc has no descriptor of its own (TLS)
+	waited time.Time       // when read had to wait last
+	buf    []byte          // buf[r:w] is not parsed yet, buf[w:] is free
 	r,
 	w int
 }
@@ -169,7 +175,7 @@ func (d *direct) fill(need int) error {
 		d.w = copy(fresh, d.buf[d.r:d.w])
 		d.buf, d.r = fresh, 0
 	}
-	n, err := d.nc.Read(d.buf[d.w:])
+	n, err := d.read(d.buf[d.w:])
 	d.w += n
 	if n > 0 {
 		return nil
