@@ -142,6 +142,9 @@ func (col *column) gateway(s settings, redis *store, name string, args []string)
 		return err
 	}
 	l.show(col, fmt.Sprintf("%d broadcasts/s", s.broadcast))
+	if s.quick {
+		return nil
+	}
 
 	c.close()
 	time.Sleep(time.Second) // both have seen the ends

@@ -36,6 +36,7 @@ type settings struct {
 	node      string // folder of the reference servers, "" to leave them out
 	sluice    string // the binary, "" to build it
 	only      string
+	quick     bool // the gateways' rates and broadcasts alone
 }
 
 func main() {
@@ -63,6 +64,7 @@ func run(args []string, out io.Writer) error {
 	flags.StringVar(&s.node, "node", "bench/gateway/node", "folder of Node's servers, empty to leave them out")
 	flags.StringVar(&s.sluice, "sluice", "", "the binary; empty builds it from the current folder")
 	flags.StringVar(&s.only, "only", "", "transports or gateways; empty is both")
+	flags.BoolVar(&s.quick, "quick", false, "of the gateways the rates and broadcasts alone: no storm, no clients that stop reading")
 	flags.BoolVar(&s.pin, "pin", s.pin, "server on CPU 0, all else on CPU 1")
 	if err := flags.Parse(args); err != nil {
 		return err
