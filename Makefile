@@ -126,6 +126,10 @@ fuzz: ## every fuzz target for 20 seconds
 		done; \
 	done
 
+.PHONY: hostile
+hostile: ## a million mutated packets and the reconnect storm on the gateway's transport, with the race detector
+	$(GO) test -race -v -run 'Mutated|ReconnectStorm|Hostile' -timeout 30m ./gateway/engine -packets 1000000
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf build
