@@ -174,23 +174,23 @@ func (b *heart) beat(ctx context.Context) error {
 		b.judge.disturb(min(h.o.Calm, 2*h.o.Beat+d))
 		return nil
 	}
-	answer := answer{at: at, took: took, now: score}
+	seen := answer{at: at, took: took, now: score}
 	if table != nil {
-		answer.table = make(map[string]int64, len(table.Val()))
+		seen.table = make(map[string]int64, len(table.Val()))
 		for _, z := range table.Val() {
-			answer.table[text(z.Member)] = int64(z.Score)
+			seen.table[text(z.Member)] = int64(z.Score)
 		}
 	}
 	if present != nil {
-		answer.present = present.Val()
+		seen.present = present.Val()
 	} else if len(ask.channels) > 0 {
-		answer.present = b.judge.askCluster(ctx, ask.channels)
+		seen.present = b.judge.askCluster(ctx, ask.channels)
 	}
-	if n, asked := answer.present[aliveChannel(b.self)]; asked && n == 0 && b.present.Load() {
+	if n, asked := seen.present[aliveChannel(b.self)]; asked && n == 0 && b.present.Load() {
 		b.held.renew() // it broke, and we were not told
 		b.presence(disconnected{})
 	}
-	b.judge.weigh(answer)
+	b.judge.weigh(seen)
 	return nil
 }
 

@@ -157,12 +157,12 @@ func TestStallJudgesNobody(t *testing.T) {
 			t.Parallel()
 			srv := startServer(t)
 			beaten := announced(t, srv, 3, HostsOptions{Calm: 1500 * time.Millisecond})
-			must(t, srv.cmd.Process.Signal(syscall.SIGSTOP))
+			must(t, srv.Signal(syscall.SIGSTOP))
 			select {
 			case <-time.After(stall):
 			case <-t.Context().Done():
 			}
-			must(t, srv.cmd.Process.Signal(syscall.SIGCONT))
+			must(t, srv.Signal(syscall.SIGCONT))
 			beaten(time.Now().Add(4 * time.Second)) // well beyond the calm after it
 		})
 	}

@@ -1,16 +1,11 @@
 package job
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,23 +13,12 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // soon is how long a test waits for what should happen at once: much longer than needed on a loaded machine.
 const soon = 30 * time.Second
-
-// need skips a test without a tool, or fails it where SLUICE_REQUIRE is set.
-func need(t testing.TB, tool string) string {
-	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err != nil {
-		if os.Getenv("SLUICE_REQUIRE") != "" {
-			t.Fatalf("%s is required: %v", tool, err)
-		}
-		t.Skipf("%s is not installed", tool)
-	}
-	return path
-}
 
 // onEach runs a test on every kind of Redis.
 func onEach(t *testing.T, f func(t *testing.T, rdb redis.UniversalClient)) {
@@ -62,85 +46,25 @@ func mini(t testing.TB) redis.UniversalClient {
 
 // server is a redis-server of one test, on a unix socket.
 type server struct {
+	*redistest.Server
 	t      testing.TB
-	dir    string
-	args   []string
 	socket string
-
-	mu  sync.Mutex
-	cmd *exec.Cmd
 }
 
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	need(t, "redis-server")
-	dir, err := os.MkdirTemp("", "job") // short: the path of a socket is limited
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &server{t: t, dir: dir, socket: filepath.Join(dir, "s"), args: args}
-	s.start()
-	t.Cleanup(s.kill)
-	return s
+	s := redistest.Start(t, args...)
+	return &server{Server: s, t: t, socket: s.Addr}
 }
 
-// start returns when the server accepts connections.
+// start returns when the server answers.
 func (s *server) start() {
 	s.t.Helper()
-	args := append([]string{"--port", "0", "--unixsocket", s.socket, "--dir", s.dir, "--save", ""}, s.args...)
-	cmd := exec.Command("redis-server", args...)
-	if err := startProcess(cmd); err != nil {
-		s.t.Fatal(err)
-	}
-	s.mu.Lock()
-	s.cmd = cmd
-	s.mu.Unlock()
-}
-
-// startProcess starts a redis-server and waits for its word that it is ready.
-func startProcess(cmd *exec.Cmd) error {
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ready := make(chan struct{}, 1)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for sc := bufio.NewScanner(out); sc.Scan(); {
-			if strings.Contains(strings.ToLower(sc.Text()), "ready to accept connections") {
-				select {
-				case ready <- struct{}{}:
-				default:
-				}
-			}
-		}
-	}()
-	select {
-	case <-ready:
-		return nil
-	case <-ended:
-	case <-time.After(soon):
-	}
-	cmd.Process.Kill()
-	cmd.Wait()
-	return fmt.Errorf("%v did not become ready", cmd.Args)
+	must(s.t, s.Start())
 }
 
 // kill is kill -9.
-func (s *server) kill() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cmd != nil {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
-		s.cmd = nil
-	}
-}
+func (s *server) kill() { s.Kill() }
 
 func (s *server) client(t testing.TB) *redis.Client {
 	c := redis.NewClient(&redis.Options{Network: "unix", Addr: s.socket, ContextTimeoutEnabled: true})
@@ -149,13 +73,7 @@ func (s *server) client(t testing.TB) *redis.Client {
 }
 
 // shared is the Redis Cluster of this package's tests, three masters, started once.
-var shared struct {
-	once  sync.Once
-	err   error
-	dir   string
-	addrs []string
-	cmds  []*exec.Cmd
-}
+var shared redistest.Share
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv("JOB_TEST_CHILD"); socket != "" {
@@ -164,88 +82,15 @@ func TestMain(m *testing.M) {
 	}
 	redis.SetLogger(silent{})
 	code := m.Run()
-	for _, cmd := range shared.cmds {
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-	if shared.dir != "" {
-		os.RemoveAll(shared.dir)
-	}
+	shared.Close()
 	os.Exit(code)
 }
 
 func cluster(t *testing.T) redis.UniversalClient {
-	need(t, "redis-server")
 	if testing.Short() {
 		t.Skip("a cluster takes some seconds to start")
 	}
-	shared.once.Do(func() { startCluster(t) })
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
-	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: shared.addrs})
-	t.Cleanup(func() { c.Close() })
-	flush := func() error {
-		return c.ForEachMaster(t.Context(), func(ctx context.Context, m *redis.Client) error { return m.FlushAll(ctx).Err() })
-	}
-	eventually(t, "cluster is up", func() bool { return flush() == nil })
-	return c
-}
-
-func startCluster(t *testing.T) {
-	shared.dir, shared.err = os.MkdirTemp("", "jobc")
-	if shared.err != nil {
-		return
-	}
-	var meet []any
-	slots := []int{0, 5461, 10922, 16384}
-	for i := range 3 {
-		port, bus := freePort(t), freePort(t)
-		dir := filepath.Join(shared.dir, strconv.Itoa(i))
-		if shared.err = os.Mkdir(dir, 0o700); shared.err != nil {
-			return
-		}
-		cmd := exec.Command("redis-server", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "",
-			"--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port", strconv.Itoa(bus))
-		if shared.err = startProcess(cmd); shared.err != nil {
-			return
-		}
-		shared.cmds = append(shared.cmds, cmd)
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		shared.addrs = append(shared.addrs, addr)
-		c := redis.NewClient(&redis.Options{Addr: addr})
-		defer c.Close()
-		ctx := context.Background()
-		_, shared.err = c.Pipelined(ctx, func(p redis.Pipeliner) error {
-			p.Do(ctx, "CLUSTER", "ADDSLOTSRANGE", slots[i], slots[i+1]-1)
-			p.Do(ctx, "CLUSTER", "SET-CONFIG-EPOCH", i+1)
-			for j := 0; j < len(meet); j += 2 {
-				p.Do(ctx, "CLUSTER", "MEET", "127.0.0.1", meet[j], meet[j+1])
-			}
-			return nil
-		})
-		if shared.err != nil {
-			return
-		}
-		meet = append(meet, port, bus)
-	}
-	for _, addr := range shared.addrs {
-		c := redis.NewClient(&redis.Options{Addr: addr})
-		defer c.Close()
-		eventually(t, "cluster agrees on its state", func() bool {
-			info, err := c.ClusterInfo(context.Background()).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3")
-		})
-	}
-}
-
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return shared.Get(t).Client(t)
 }
 
 // eventually polls what has no event to wait for.
