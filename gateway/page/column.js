@@ -2,7 +2,7 @@
 // ended and how it was made.
 
 import { Growing, copied, h, link, setText } from "./dom.js";
-import { safe } from "./markdown.js";
+import { safe, settled } from "./markdown.js";
 import { pretty } from "./parts.js";
 import * as words from "./words.js";
 
@@ -57,7 +57,7 @@ export class ColumnView {
     this.attempts.hidden = !attempts;
     setText(this.attempts, attempts);
     this.#reasoning(c, now);
-    this.growing.set(c.text);
+    this.growing.set(c.over ? c.text : settled(c.text));
     this.text.classList.toggle("live", !c.over && c.text !== "");
     this.#extras(c);
     this.#failure(c, now);

@@ -273,3 +273,36 @@ export function safe(address) {
 export function outlined(above, level) {
   return [...above.filter((l) => l < level), level];
 }
+
+// A line that is nothing but the beginning of something: of an item, a heading, a
+// quote, a fence.
+const mark = /^\s*(?:[-*+](?:[ \t]+\[[ xX]?\]?)?|#{1,6}|>|\d{1,3}[.)]?|`{1,2}|~{1,2})\s*$/;
+
+// settled is what can be shown of a text that grows: all but an end of which only
+// what follows says what it is, such as a mark without its item, or the first line
+// of a table.
+export function settled(text) {
+  let at = text.length;
+  const lineBefore = (end) => text.lastIndexOf("\n", end - 1) + 1;
+  const start = lineBefore(at);
+  if (mark.test(text.slice(start))) at = start;
+  else {
+    const whole = text.endsWith("\n");
+    let from = whole ? at - 1 : at, rows = 0, top = at;
+    while (rows < 3 && from >= 0) {
+      const s = lineBefore(from);
+      if (!/^[ \t]*\|/.test(text.slice(s, from))) break;
+      rows++;
+      top = s;
+      from = s - 1;
+    }
+    if (rows === 1 || (rows === 2 && !whole)) at = top;
+  }
+  return at === text.length || inCode(text.slice(0, at)) ? text : text.slice(0, at);
+}
+
+// inCode tells whether a text ends within a fenced block.
+function inCode(text) {
+  const last = blocks(text).at(-1);
+  return last?.type === "code" && !/\n[ \t]*(?:`{3,}|~{3,})[ \t]*\n*$/.test(text);
+}

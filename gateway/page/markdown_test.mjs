@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import test from "node:test";
-import { blocks, inline, outlined, safe } from "./markdown.js";
+import { blocks, inline, outlined, safe, settled } from "./markdown.js";
 
 const plain = (nodes) => nodes.map((n) => (typeof n === "string" ? n : n.text ?? n.alt ?? plain(n.inline))).join("");
 const shape = (nodes) => nodes.map((n) => (typeof n === "string" ? n : n.type === "code" ? ["code", n.text] : [n.type, ...shape(n.inline ?? [])]));
@@ -105,4 +105,23 @@ test("headings are as deep as they are nested, whatever their levels", () => {
   let above = [];
   const depth = (level) => (above = outlined(above, level)).length;
   assert.deepEqual([2, 4, 4, 3, 2, 1, 6, 2, 1].map(depth), [1, 2, 2, 2, 1, 1, 2, 2, 1]);
+});
+
+test("of a text that grows no loose marks are shown, and nothing is kept for long", () => {
+  for (const [text, want] of [
+    ["a", "a"], ["a\n-", "a\n"], ["a\n- ", "a\n"], ["- [", ""], ["- [ ]", ""], ["- [x] ", ""], ["- [x] d", "- [x] d"], ["- a", "- a"],
+    ["##", ""], ["## T", "## T"], [">", ""], ["12.", ""], ["12. a", "12. a"], ["``", ""], ["```", "```"], ["a - ", "a - "], ["-5", "-5"],
+    ["a\n\n| g", "a\n\n"], ["a\n\n| g | s |\n", "a\n\n"], ["| g | s |\n|--", ""], ["| g | s |\n|---|---|\n", "| g | s |\n|---|---|\n"],
+    ["| g | s |\n|---|---|\n| u", "| g | s |\n|---|---|\n| u"], ["a | b", "a | b"], ["", ""], ["|", ""], ["\n", "\n"],
+    ["```\n-", "```\n-"], ["```\n| a", "```\n| a"], ["```\nx\n```\n-", "```\nx\n```\n"], ["~~~\n#", "~~~\n#"],
+  ]) assert.equal(settled(text), want, JSON.stringify(text));
+  // What was shown stays, and what is whole is shown as it is.
+  const whole = "## T\n\n- [ ] a\n- b\n\n| g | s |\n|---|:-:|\n| 1 | 2 |\n\n```go\n- | x\n```\n\n1. one\n2. two\n\n> q\n";
+  for (let i = 1, before = ""; i <= whole.length; i++) {
+    const now = settled(whole.slice(0, i));
+    assert.ok(now.startsWith(before), JSON.stringify([before, now]));
+    assert.ok(whole.startsWith(now) && i - now.length < 24);
+    before = now;
+  }
+  assert.equal(settled(whole), whole);
 });

@@ -113,6 +113,7 @@ await run(browser, screenshots, "states", async () => {
   await page.locator("#new").click();
   await page.waitForFunction(() => /There is no connection now/.test(document.querySelector("#lost").innerText));
   assert.ok(await page.locator("#examples button").first().isDisabled());
+  await page.locator("#side").waitFor({ state: "hidden" });
   await check("reconnecting-new");
   await page.locator("#side-open").click();
   await page.locator("#jobs .open").first().click();
