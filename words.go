@@ -22,7 +22,6 @@ import (
 	"github.com/sluicehq/sluice/host"
 	"github.com/sluicehq/sluice/host/embedded"
 	"github.com/sluicehq/sluice/host/manifest"
-	"github.com/sluicehq/sluice/sdk"
 )
 
 // version is set by the linker in released binaries.
@@ -111,12 +110,11 @@ func check(args []string, flags *pflag.FlagSet, out io.Writer) error {
 		return fmt.Errorf("configuration:\n%w", errors.Join(problems...))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Plugins.Config)) {
-		if !slices.ContainsFunc(installed, func(p sdk.Provider) bool { return p.Name == name }) {
+		if !installed.Named(name) {
 			fmt.Fprintf(out, "note: %splugins.config.%s is about a plugin that is not installed here\n", prefix(places.Of("plugins.config."+name)), name)
 		}
 	}
-	serves := func(p sdk.Provider) bool { _, ok := p.Model(c.Gateway.DefaultModel); return ok }
-	if len(installed) > 0 && !slices.ContainsFunc(installed, serves) {
+	if len(installed) > 0 && !installed.Serves(c.Gateway.DefaultModel) {
 		fmt.Fprintf(out, "note: %sgateway.default_model = %q is served by no plugin installed here\n", prefix(places.Of("gateway.default_model")), c.Gateway.DefaultModel)
 	}
 	_, err = fmt.Fprintln(out, "The configuration can be used.")

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/egress"
@@ -21,10 +22,23 @@ type PluginProblem struct {
 	Err error
 }
 
+// Installed is what a host would find in its folders of plugins: providers
+// without abilities.
+type Installed []sdk.Provider
+
+// Named reports whether a plugin of this name is installed.
+func (i Installed) Named(name string) bool {
+	return slices.ContainsFunc(i, func(p sdk.Provider) bool { return p.Name == name })
+}
+
+// Serves reports whether one of the plugins serves a model.
+func (i Installed) Serves(model string) bool {
+	return slices.ContainsFunc(i, func(p sdk.Provider) bool { _, ok := p.Model(model); return ok })
+}
+
 // Check reads the plugins that a host with this configuration would start, and
-// starts none. It returns those it could read, as providers without abilities,
-// and what is wrong with them.
-func Check(cfg config.Plugins) (installed []sdk.Provider, problems []PluginProblem) {
+// starts none. It returns those it could read, and what is wrong with them.
+func Check(cfg config.Plugins) (installed Installed, problems []PluginProblem) {
 	for _, root := range cfg.Dirs {
 		if _, err := os.ReadDir(root); err != nil {
 			problems = append(problems, PluginProblem{Dir: root, Err: fmt.Errorf("plugins.dirs: %w", err)})
