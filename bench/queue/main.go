@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&o.jobs, "jobs", 6000, "jobs per throughput round")
 	flags.DurationVar(&o.idle, "idle", 8*time.Second, "how long the idle host is watched")
 	flags.BoolVar(&o.bullmq, "bullmq", true, "measure BullMQ too (installs it with npm, once)")
-	flags.StringVar(&o.only, "only", "", "parts to run, separated by commas: pickup, killed, idle, throughput, enqueue, retry, append")
+	flags.StringVar(&o.only, "only", "", "parts to run, separated by commas: pickup, killed, idle, throughput, enqueue, retry, append, writes, first")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		run  func(context.Context) error
 	}{
 		{"pickup", b.pickup}, {"killed", b.killed}, {"idle", b.idleHost}, {"throughput", b.throughput},
-		{"enqueue", b.enqueue}, {"retry", b.retryAfter}, {"append", b.appends},
+		{"enqueue", b.enqueue}, {"retry", b.retryAfter}, {"append", b.appends}, {"writes", b.writes}, {"first", b.firstChunk},
 	} {
 		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), part.name) {
 			continue

@@ -213,8 +213,12 @@ func (b *bench) killed(ctx context.Context) error {
 func (b *bench) idleHost(ctx context.Context) error {
 	log := slog.New(slog.DiscardHandler)
 	h := b.host(ctx, 100, func(context.Context, *asynq.Task) error { return nil })
+	var wire sent
+	h.rdb.AddHook(&wire)
 	sleep(ctx, 7*time.Second) // past the looks at its start
+	before := wire.n.Load()
 	queueOnly, err := b.commands(ctx, b.idle)
+	queueWire := float64(wire.n.Load()-before) / b.idle.Seconds()
 	if err != nil {
 		return err
 	}
@@ -225,15 +229,17 @@ func (b *bench) idleHost(ctx context.Context) error {
 		ended <- hosts.Announce(alive, job.HostInfo{ID: "bench"}, func(context.Context, string) {})
 	}()
 	sleep(ctx, time.Second)
+	before = wire.n.Load()
 	whole, err := b.commands(ctx, b.idle)
+	wholeWire := float64(wire.n.Load()-before) / b.idle.Seconds()
 	cancel()
 	<-ended
 	if err != nil {
 		return err
 	}
-	b.head("idle host (Redis commands/s, those inside scripts counted)")
-	b.row("queue", fmt.Sprintf("%.1f", queueOnly), "")
-	b.row("queue and heartbeat", fmt.Sprintf("%.1f", whole), verdict(whole <= 12, "≤ 12"))
+	b.head("idle host (Redis commands/s)")
+	b.row("queue", fmt.Sprintf("%.1f sent, %.1f with those inside scripts", queueWire, queueOnly), "")
+	b.row("queue and heartbeat", fmt.Sprintf("%.1f sent, %.1f with those inside scripts", wholeWire, whole), verdict(whole <= 12, "≤ 12"))
 	return h.stop()
 }
 

@@ -26,7 +26,7 @@ func at(v []float64) string {
 
 func verdict(ok bool, target string) string {
 	if ok {
-		return "ok, target " + target
+		return "met, target " + target
 	}
 	return "MISSED, target " + target
 }

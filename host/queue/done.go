@@ -154,6 +154,8 @@ func (c *clerk) run(ctx context.Context) error {
 		case <-c.now:
 			all = true
 		case <-ctx.Done():
+			t.Stop()
+			return nil
 		}
 		t.Stop()
 		if err := c.write(ctx, all); err != nil {
