@@ -71,7 +71,7 @@ async function stream(call, generate) {
   }
 }
 
-// serve takes {name, version, check(settings), async *generate(request, signal)}.
+// serve takes {name, version, check(settings), async *generate(request, signal)}, and resume like generate if it has one.
 export function serve(p) {
   if (process.env.SLUICE_PLUGIN !== "sluice.provider") {
     console.error("This is a Sluice plugin: a host starts it.");
@@ -82,9 +82,10 @@ export function serve(p) {
   server.addService(wire.grpc.health.v1.Health.service, { Check: answer(() => ({ status: 1 })) });
   server.addService(wire.plugin.GRPCController.service, { Shutdown: answer(() => void setImmediate(() => process.exit(0))) });
   server.addService(wire.sluice.provider.v1.Provider.service, {
-    Describe: answer(() => ({ name: p.name, version: p.version, sdk: "node", check: true })),
+    Describe: answer(() => ({ name: p.name, version: p.version, sdk: "node", check: true, resume: !!p.resume })),
     Configure: answer(({ json }) => p.check(json.length > 0 ? JSON.parse(json) : {})),
     Generate: (call) => stream(call, p.generate),
+    ...(p.resume && { Resume: (call) => stream(call, p.resume) }),
   });
   const socket = join(process.env.PLUGIN_UNIX_SOCKET_DIR, "node");
   server.bindAsync("unix:" + socket, grpc.ServerCredentials.createInsecure(), (e) => {
