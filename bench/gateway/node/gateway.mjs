@@ -10,8 +10,9 @@ import { Server } from "socket.io";
 const [, , redisPath, secret] = process.argv;
 const server = http.createServer();
 const io = new Server(server, { serveClient: false, maxHttpBufferSize: 4 << 20 });
-const redis = new Redis({ path: redisPath });
-const subscriber = new Redis({ path: redisPath });
+// Without the check of readiness, which a subscription that comes early would break.
+const redis = new Redis({ path: redisPath, enableReadyCheck: false });
+const subscriber = new Redis({ path: redisPath, enableReadyCheck: false });
 
 function identify(token) {
   const [head, body, signature] = String(token).split(".");
