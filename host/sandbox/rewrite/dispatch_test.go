@@ -3,17 +3,19 @@ package rewrite
 import (
 	"strings"
 	"testing"
+
+	"github.com/tetratelabs/wazero"
 )
 
 // compareDispatched wants a metered module without its table to do what it did
 // with it, for the same fuel.
-func compareDispatched(t *testing.T, m *Module, fuelGlobal string, want outcome) {
+func (mc *machine) compareDispatched(t *testing.T, m *Module, fuelGlobal string, want outcome) {
 	t.Helper()
 	m.dropTable()
 	if m.tables != nil || m.elems != nil {
 		t.Error("the table is still there")
 	}
-	got, err := run(t, m.Encode(), fuelGlobal, 5)
+	got, err := mc.run(m.Encode(), fuelGlobal, 5)
 	if err != nil {
 		t.Fatalf("the module without its table isn't valid: %v", err)
 	}
@@ -50,6 +52,7 @@ func TestDispatch(t *testing.T) {
 	at := func(offset int64, funcs ...uint32) elem {
 		return elem{offset: constExpr{op: opI32Const, num: offset}, funcs: funcs}
 	}
+	mc := newMachine(t, wazero.NewRuntimeConfigCompiler())
 	many := plain(at(7, 0, 1, 3, 2, 0), at(10, 1), elem{flag: 4, offset: constExpr{op: opI32Const, num: 15}, exprs: []constExpr{{op: opRefNull, num: typeFuncref}, {op: opRefFunc, num: 2}}})
 	for i, want := range map[uint64]uint64{7: 10, 8: 11, 10: 11, 11: 10, 16: 12, 0: 0, 6: 0, 9: 0, 12: 0, 15: 0, 17: 0, 19: 0, 20: 0, 1 << 31: 0, 1<<32 - 1: 0} {
 		m, err := Parse(many.Encode())
@@ -59,14 +62,14 @@ func TestDispatch(t *testing.T) {
 		if err := m.Meter(testMeter); err != nil {
 			t.Fatal(err)
 		}
-		before, err := run(t, m.Encode(), "", i)
+		before, err := mc.run(m.Encode(), "", i)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if m.dropTable(); m.tables != nil {
 			t.Fatal("the table is still there")
 		}
-		after, err := run(t, m.Encode(), "", i)
+		after, err := mc.run(m.Encode(), "", i)
 		if err != nil {
 			t.Fatal(err)
 		}

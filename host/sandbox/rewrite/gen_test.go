@@ -163,7 +163,7 @@ func (p *program) stmt(level int) {
 		p.address(0)
 		p.expr(0)
 		if p.next(4) == 0 {
-			p.konst(int64(p.next(256)) << 14)
+			p.konst(int64(p.next(64)) << 14)
 		} else {
 			p.konst(int64(p.next(256)))
 		}
@@ -204,7 +204,7 @@ func generate(src []byte) *Module {
 	p.funcs = 1 + p.next(3)
 	m := &Module{
 		types:   []funcType{{[]byte{typeI32}, []byte{typeI32}}, {nil, []byte{typeI32}}, {[]byte{typeI32}, []byte{typeI32}}}, // the last like the first
-		memory:  &limits{min: 1 + uint32(p.next(40)), max: 64, bounded: true},
+		memory:  &limits{min: 1 + uint32(p.next(12)), max: 16, bounded: true},
 		tables:  []table{{typ: typeFuncref, limits: limits{min: 4}}},
 		globals: []global{{typ: typeI32, mutable: true, init: constExpr{op: opI32Const}}, {typ: typeI32, mutable: true, init: constExpr{op: opI32Const, num: 300}}},
 		exports: []export{{"memory", kindMemory, 0}, {"markers", kindGlobal, 0}},

@@ -26,23 +26,41 @@ type outcome struct {
 	fuel    int64 // left
 }
 
-// run calls an export with an argument.
-func run(t testing.TB, bin []byte, fuelGlobal string, arg uint64) (o outcome, err error) {
+// machine runs modules that import the host's yield, one after the other.
+type machine struct {
+	wazero.Runtime
+	yields int
+}
+
+func newMachine(t testing.TB, config wazero.RuntimeConfig) *machine {
 	t.Helper()
 	ctx := context.Background()
-	r := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfigCompiler().WithMemoryLimitPages(256))
-	defer r.Close(ctx)
-	_, err = r.NewHostModuleBuilder("host").NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(_ context.Context, _ api.Module, stack []uint64) {
-		o.yields++
+	mc := &machine{Runtime: wazero.NewRuntimeWithConfig(ctx, config.WithMemoryLimitPages(256))}
+	t.Cleanup(func() { mc.Close(ctx) })
+	_, err := mc.NewHostModuleBuilder("host").NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(func(_ context.Context, _ api.Module, stack []uint64) {
+		mc.yields++
 		stack[0] = uint64(uint32(testMeter.Quantum))
 	}), nil, []api.ValueType{api.ValueTypeI32}).Export("yield").Instantiate(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mod, err := r.Instantiate(ctx, bin)
+	return mc
+}
+
+// run calls an export with an argument.
+func (mc *machine) run(bin []byte, fuelGlobal string, arg uint64) (o outcome, err error) {
+	ctx := context.Background()
+	mc.yields = 0
+	compiled, err := mc.CompileModule(ctx, bin)
 	if err != nil {
 		return o, err
 	}
+	defer compiled.Close(ctx)
+	mod, err := mc.InstantiateModule(ctx, compiled, wazero.NewModuleConfig().WithName(""))
+	if err != nil {
+		return o, err
+	}
+	defer mod.Close(ctx)
 	res, err := mod.ExportedFunction("run").Call(ctx, arg)
 	if err != nil {
 		o.trap, _, _ = strings.Cut(err.Error(), "\n")
@@ -51,7 +69,7 @@ func run(t testing.TB, bin []byte, fuelGlobal string, arg uint64) (o outcome, er
 	}
 	size := mod.Memory().Size()
 	mem, _ := mod.Memory().Read(0, size)
-	o.memory, o.pages = sha256.Sum256(mem), size>>16
+	o.memory, o.pages, o.yields = sha256.Sum256(mem), size>>16, mc.yields
 	o.markers = mod.ExportedGlobal("markers").Get()
 	if fuelGlobal != "" {
 		o.fuel = int64(int32(uint32(mod.ExportedGlobal(fuelGlobal).Get())))
@@ -61,9 +79,9 @@ func run(t testing.TB, bin []byte, fuelGlobal string, arg uint64) (o outcome, er
 
 // compare wants a metered module to do what the module did and to be charged
 // for all of it.
-func compare(t *testing.T, original []byte) {
+func (mc *machine) compare(t *testing.T, original []byte) (want outcome) {
 	t.Helper()
-	want, err := run(t, original, "", 5)
+	want, err := mc.run(original, "", 5)
 	if err != nil {
 		t.Skip("not a valid module: ", err)
 	}
@@ -71,14 +89,17 @@ func compare(t *testing.T, original []byte) {
 	if err != nil {
 		t.Fatalf("a valid module is refused: %v", err)
 	}
-	if again, err := run(t, m.Encode(), "", 5); err != nil || again != want {
+	if again, err := mc.run(m.Encode(), "", 5); err != nil || again != want {
 		t.Errorf("encoded anew: %+v, %v, want %+v", again, err, want)
 	}
 	if err := m.Meter(testMeter); err != nil {
 		t.Fatalf("a valid module can't be metered: %v", err)
 	}
+	if err := m.unpaid(); err != nil {
+		t.Error(err)
+	}
 	names := m.Probe()
-	got, err := run(t, m.Encode(), names[len(names)-1], 5)
+	got, err := mc.run(m.Encode(), names[len(names)-1], 5)
 	if err != nil {
 		t.Fatalf("the metered module isn't valid: %v", err)
 	}
@@ -90,32 +111,29 @@ func compare(t *testing.T, original []byte) {
 	if charged*Unit < work {
 		t.Errorf("charged %d units of %d for at least %d bytes of code", charged, Unit, work)
 	}
-	compareDispatched(t, m, names[len(names)-1], got)
+	mc.compareDispatched(t, m, names[len(names)-1], got)
 	got.yields, got.fuel = 0, 0
 	if strings.Contains(want.trap, "stack overflow") && strings.Contains(got.trap, "stack overflow") {
-		return // how deep it gets depends on the size of the frames
+		return want // how deep it gets depends on the size of the frames
 	}
 	if got != want {
 		t.Errorf("metered: %+v, want %+v", got, want)
 	}
+	return want
 }
 
 func TestMeteredProgramsBehaveTheSame(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
+	mc := newMachine(t, wazero.NewRuntimeConfigCompiler())
 	traps, yields := map[string]int{}, 0
 	for range 150 {
 		src := make([]byte, 100+rnd.IntN(400))
 		for i := range src {
 			src[i] = byte(rnd.UintN(256))
 		}
-		bin := generate(src).Encode()
-		compare(t, bin)
+		o := mc.compare(t, generate(src).Encode())
 		if t.Failed() {
 			t.Fatalf("program %x", src)
-		}
-		o, err := run(t, bin, "", 5)
-		if err != nil {
-			t.Fatal(err)
 		}
 		traps[o.trap]++
 		yields += int(o.markers)
@@ -129,11 +147,13 @@ func TestMeteredProgramsBehaveTheSame(t *testing.T) {
 func FuzzMeter(f *testing.F) {
 	f.Add([]byte{2, 7, 5, 3, 9, 4, 1, 8, 2, 6, 3, 5, 9, 9, 9, 1})
 	f.Add(bytes.Repeat([]byte{5, 3, 4, 9, 8, 7, 6}, 40))
+	// The interpreter, as a fuzzed compiler is slow: all of it is instrumented.
+	mc := newMachine(f, wazero.NewRuntimeConfigInterpreter())
 	f.Fuzz(func(t *testing.T, src []byte) {
 		if len(src) > 1000 {
 			t.Skip()
 		}
-		compare(t, generate(src).Encode())
+		mc.compare(t, generate(src).Encode())
 	})
 }
 
