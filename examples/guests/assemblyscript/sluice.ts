@@ -173,8 +173,8 @@ export function member(object: string, name: string): string {
     else if (c == 0x7b /* { */ || c == 0x5b /* [ */) depth++;
     else if (c == 0x7d /* } */ || c == 0x5d /* ] */ || c == 0x2c /* , */) {
       if (depth == 1 && start > 0 && key == name) return object.substring(start, i).trim();
+      if (depth == 1) start = 0;
       if (c != 0x2c) depth--;
-      if (depth <= 1) start = 0;
     }
   }
   return "";

@@ -54,6 +54,37 @@ static int same(str a, str b) {
 	return 1;
 }
 
+// cut takes so many bytes off the front.
+static str cut(str *s, u32 n) {
+	str front = {s->p, n};
+	s->p += n, s->n -= n;
+	return front;
+}
+
+// piece takes about so many bytes off the front, and no character apart.
+static str piece(str *s, u32 n) {
+	if (n > s->n) n = s->n;
+	while (n < s->n && (s->p[n] & 0xc0) == 0x80) n++;
+	return cut(s, n);
+}
+
+static int space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+// word cuts the first word off, with the space before it.
+static str word(str *text) {
+	u32 n = 0;
+	while (n < text->n && space(text->p[n])) n++;
+	while (n < text->n && !space(text->p[n])) n++;
+	return cut(text, n);
+}
+
+static str join(str a, str b) {
+	char *p = take(a.n + b.n);
+	__builtin_memcpy(p, a.p, a.n);
+	__builtin_memcpy(p + a.n, b.p, b.n);
+	return (str){p, a.n + b.n};
+}
+
 // Reading protobuf: next gives one field after the other.
 
 typedef struct { str rest; u32 number; u64 value; str bytes; } reader; // value: of a varint field
@@ -131,6 +162,18 @@ static str option(str request, str name) {
 	return (str){0, 0};
 }
 
+// wanted is an option that isn't false.
+static str wanted(str request, str name) {
+	str o = option(request, name);
+	return same(o, STR("false")) ? STR("") : o;
+}
+
+static str trim(str s) {
+	while (s.n > 0 && (u8)*s.p <= ' ') s.p++, s.n--;
+	while (s.n > 0 && (u8)s.p[s.n - 1] <= ' ') s.n--;
+	return s;
+}
+
 // member is the JSON value of a member of an object; empty if there is none.
 static str member(str object, str name) {
 	u32 depth = 0, start = 0;
@@ -147,9 +190,9 @@ static str member(str object, str name) {
 		} else if (c == '{' || c == '[') {
 			depth++;
 		} else if (c == '}' || c == ']' || c == ',') {
-			if (depth == 1 && start && same(key, name)) return (str){object.p + start, i - start};
+			if (depth == 1 && start && same(key, name)) return trim((str){object.p + start, i - start});
+			if (depth == 1) start = 0;
 			if (c != ',') depth--;
-			if (depth <= 1) start = 0;
 		}
 	}
 	return (str){0, 0};
@@ -165,6 +208,45 @@ static int whole(str json, u64 *v) {
 		*v = *v * 10 + (json.p[i] - '0');
 	}
 	return digits > 0;
+}
+
+// hex reads the four digits of an escape.
+static u32 hex(const char *p) {
+	u32 v = 0;
+	for (u32 i = 0; i < 4; i++) v = v << 4 | ((u32)p[i] > '9' ? (p[i] | 32) - 'a' + 10 : p[i] - '0');
+	return v;
+}
+
+// text is what a JSON string says, in UTF-8; empty if it isn't one.
+static str text(str json) {
+	if (json.n < 2 || *json.p != '"') return (str){0, 0};
+	char *out = take(json.n);
+	u32 n = 0;
+	for (u32 i = 1; i < json.n - 1; i++) {
+		u32 c = (u8)json.p[i];
+		if (c != '\\') {
+			out[n++] = c;
+			continue;
+		}
+		switch (c = json.p[++i]) {
+		case 'b': c = '\b'; break;
+		case 'f': c = '\f'; break;
+		case 'n': c = '\n'; break;
+		case 'r': c = '\r'; break;
+		case 't': c = '\t'; break;
+		case 'u':
+			if (json.n - i < 6) return (str){out, n};
+			c = hex(json.p + i + 1), i += 4;
+			if (c >> 10 == 0x36 && json.n - i > 7) c = 0x10000 + ((c & 0x3ff) << 10 | (hex(json.p + i + 3) & 0x3ff)), i += 6; // two halves
+		}
+		if (c < 0x80) out[n++] = c;
+		else if (c < 0x800) out[n++] = 0xc0 | c >> 6;
+		else if (c < 0x10000) out[n++] = 0xe0 | c >> 12;
+		else out[n++] = 0xf0 | c >> 18, out[n++] = 0x80 | (c >> 12 & 0x3f);
+		if (c >= 0x800) out[n++] = 0x80 | (c >> 6 & 0x3f);
+		if (c >= 0x80) out[n++] = 0x80 | (c & 0x3f);
+	}
+	return (str){out, n};
 }
 
 // Writing protobuf.
@@ -194,10 +276,30 @@ static void put_text(message *m, u32 number, str s) {
 
 static int emit_text(str s) { return host_emit(TEXT, s.p, s.n); }
 
-static int emit_usage(u64 in, u64 out) {
-	message m = new_message(32);
+static int emit_reasoning(str text, str signature) {
+	message m = new_message(text.n + signature.n + 16);
+	put_text(&m, 1, text);
+	put_text(&m, 2, signature);
+	return host_emit(REASONING, m.p, m.n);
+}
+
+// emit_tool_call begins a call with its id and name, goes on with pieces of its
+// arguments, and ends it.
+static int emit_tool_call(str id, str name, str arguments, int end) {
+	message m = new_message(id.n + name.n + arguments.n + 32);
+	put_text(&m, 2, id);
+	put_text(&m, 3, name);
+	put_text(&m, 4, arguments);
+	put_number(&m, 5, end);
+	return host_emit(TOOL_CALL, m.p, m.n);
+}
+
+// emit_usage: reasoning is how many of the tokens that went out.
+static int emit_usage(u64 in, u64 out, u64 reasoning) {
+	message m = new_message(40);
 	put_number(&m, 1, in);
 	put_number(&m, 2, out);
+	put_number(&m, 3, reasoning);
 	return host_emit(USAGE, m.p, m.n);
 }
 
@@ -208,23 +310,35 @@ static int emit_finish(str reason) {
 	return host_emit(FINISH, m.p, m.n);
 }
 
-static int describe(str name, str version) {
+// resumes: whether there is an export sluice_resume.
+static int describe(str name, str version, int resumes) {
 	message m = new_message(name.n + version.n + 64);
 	put_text(&m, 1, name);
 	put_text(&m, 2, version);
 	put_text(&m, 3, STR("c"));
 	put_number(&m, 5, 1); // sluice_configure checks
+	put_number(&m, 8, resumes);
 	return host_output(RESULT, m.p, m.n);
 }
 
-// fail ends a call: return fail(...). Kinds and faults are those of message Error.
-static int fail(str kind, str fault, str text) {
-	message m = new_message(kind.n + fault.n + text.n + 64);
-	put_text(&m, 1, kind);
-	put_text(&m, 2, fault);
-	put_text(&m, 3, text);
+// What can be said of an error, see message Error. An empty fault is the kind's usual one.
+typedef struct { str kind, fault, message, code; u64 wait_ms, status; } failure;
+
+static int fail_with(failure f) {
+	message m = new_message(f.kind.n + f.fault.n + f.message.n + f.code.n + 64);
+	put_text(&m, 1, f.kind);
+	put_text(&m, 2, f.fault);
+	put_text(&m, 3, f.message);
+	put_number(&m, 4, f.wait_ms);
+	put_number(&m, 5, f.status);
+	put_text(&m, 6, f.code);
 	host_output(ERROR, m.p, m.n);
 	return FAILED;
+}
+
+// fail ends a call: return fail(...).
+static int fail(str kind, str fault, str text) {
+	return fail_with((failure){.kind = kind, .fault = fault, .message = text});
 }
 
 // pause waits for so many milliseconds, or until nobody wants the answer.

@@ -175,11 +175,11 @@ pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
                 if depth == 1 && start > 0 && key == name {
                     return Some(object[start..i].trim());
                 }
+                if depth == 1 {
+                    start = 0;
+                }
                 if c != b',' {
                     depth -= 1;
-                }
-                if depth <= 1 {
-                    start = 0;
                 }
             }
             _ => {}

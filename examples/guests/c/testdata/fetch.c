@@ -1,7 +1,7 @@
 // Answers with what it finds at the setting url.
 #include "../sluice.h"
 
-EXPORT(sluice_describe) { return describe(STR("try"), STR("0.1.0")); }
+EXPORT(sluice_describe) { return describe(STR("try"), STR("0.1.0"), 0); }
 EXPORT(sluice_configure) { return 0; }
 
 EXPORT(sluice_generate) {
