@@ -31,6 +31,9 @@ mod host {
 const EIO: i32 = -5;
 const ECANCELED: i32 = -125;
 const TEXT: u32 = 1;
+const REASONING: u32 = 2;
+const TOOL_CALL: u32 = 3;
+const REFUSAL: u32 = 4;
 const USAGE: u32 = 7;
 const FINISH: u32 = 8;
 
@@ -38,31 +41,42 @@ const FINISH: u32 = 8;
 pub enum Stop {
     /// Nobody wants the answer any more.
     Unwanted,
-    /// Kind and fault are those of message Error.
-    Failed { kind: &'static str, fault: &'static str, message: String },
+    Failed(Failure),
     /// An Error of the host's, as it came.
     Host(Vec<u8>),
 }
 
-pub type Result<T = ()> = std::result::Result<T, Stop>;
-
-/// The caller asked for something that makes no sense.
-pub fn invalid<T>(message: &str) -> Result<T> {
-    Err(Stop::Failed { kind: "invalid", fault: "caller", message: message.into() })
+/// What can be said of an error, see message Error. An empty fault is the kind's
+/// usual one.
+#[derive(Default)]
+pub struct Failure {
+    pub kind: String,
+    pub fault: String,
+    pub message: String,
+    pub code: String,
+    pub wait_ms: u64,
+    pub status: u64,
 }
+
+/// An error, to be returned.
+pub fn fail<T>(kind: &str, message: &str) -> Result<T> {
+    Err(Stop::Failed(Failure { kind: kind.into(), message: message.into(), ..Failure::default() }))
+}
+
+pub type Result<T = ()> = std::result::Result<T, Stop>;
 
 /// Exports a plugin: `plugin!("name", "1.0.0", configure, generate);` where
 /// `configure` is a `fn(&str) -> Result`, given the settings as a JSON object,
-/// and `generate` a `fn(&Request) -> Result`.
+/// and `generate` a `fn(&Request) -> Result`. A further one like it resumes.
 macro_rules! plugin {
-    ($name:expr, $version:expr, $configure:expr, $generate:expr) => {
+    ($name:expr, $version:expr, $configure:expr, $generate:expr $(, $resume:expr)?) => {
         #[no_mangle]
         pub extern "C" fn sluice_abi() -> i32 {
             1 << 16
         }
         #[no_mangle]
         pub extern "C" fn sluice_describe() -> i32 {
-            sluice::describe($name, $version)
+            sluice::describe($name, $version, 0 $(+ { stringify!($resume); 1 })?)
         }
         #[no_mangle]
         pub extern "C" fn sluice_configure() -> i32 {
@@ -72,15 +86,22 @@ macro_rules! plugin {
         pub extern "C" fn sluice_generate() -> i32 {
             sluice::run(|| $generate(&sluice::Request::read()))
         }
+        $(
+            #[no_mangle]
+            pub extern "C" fn sluice_resume() -> i32 {
+                sluice::run(|| $resume(&sluice::Request::read()))
+            }
+        )?
     };
 }
 
-pub fn describe(name: &str, version: &str) -> i32 {
+pub fn describe(name: &str, version: &str, resumes: u64) -> i32 {
     let mut m = Vec::new();
     put_text(&mut m, 1, name);
     put_text(&mut m, 2, version);
     put_text(&mut m, 3, "rust");
     put_number(&mut m, 5, 1); // configure checks
+    put_number(&mut m, 8, resumes);
     unsafe { host::output(0, m.as_ptr(), m.len()) }
 }
 
@@ -94,11 +115,14 @@ pub fn run(f: impl FnOnce() -> Result) -> i32 {
     match f() {
         Ok(()) => 0,
         Err(Stop::Unwanted) => ECANCELED,
-        Err(Stop::Failed { kind, fault, message }) => {
+        Err(Stop::Failed(f)) => {
             let mut m = Vec::new();
-            put_text(&mut m, 1, kind);
-            put_text(&mut m, 2, fault);
-            put_text(&mut m, 3, &message);
+            put_text(&mut m, 1, &f.kind);
+            put_text(&mut m, 2, &f.fault);
+            put_text(&mut m, 3, &f.message);
+            put_number(&mut m, 4, f.wait_ms);
+            put_number(&mut m, 5, f.status);
+            put_text(&mut m, 6, &f.code);
             unsafe { host::output(1, m.as_ptr(), m.len()) };
             1
         }
@@ -119,6 +143,8 @@ pub struct Request {
     pub settings: String,
     /// JSON values by name.
     pub options: Vec<(String, String)>,
+    /// What a resumed answer goes on after.
+    pub prefix: String,
 }
 
 impl Request {
@@ -137,6 +163,7 @@ impl Request {
             10 => r.max_tokens = value,
             14 => r.settings = text(bytes),
             15 => r.options.push((text(field(bytes, 1)), text(field(bytes, 2)))),
+            16 => r.prefix = text(bytes),
             _ => {}
         });
         r
@@ -145,6 +172,66 @@ impl Request {
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().find(|o| o.0 == name).map(|o| o.1.as_str())
     }
+}
+
+/// What a JSON string says.
+pub fn string(json: &str) -> Option<String> {
+    let mut out = Vec::new(); // UTF-16, as its escapes are
+    let mut rest = json.strip_prefix('"')?.strip_suffix('"')?.chars();
+    while let Some(c) = rest.next() {
+        let c = match c {
+            '\\' => match rest.next()? {
+                'b' => '\u{8}',
+                'f' => '\u{c}',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                'u' => {
+                    let digits = rest.as_str().get(..4)?;
+                    out.push(u16::from_str_radix(digits, 16).ok()?);
+                    rest = rest.as_str()[4..].chars();
+                    continue;
+                }
+                other => other,
+            },
+            other => other,
+        };
+        out.extend_from_slice(c.encode_utf16(&mut [0; 2]));
+    }
+    Some(String::from_utf16_lossy(&out))
+}
+
+/// A JSON number that is whole and not negative.
+pub fn whole(json: Option<&str>, default: u64, what: &str) -> Result<u64> {
+    match json.map(str::parse) {
+        None => Ok(default),
+        Some(Ok(v)) => Ok(v),
+        Some(Err(_)) => fail("invalid", &format!("{} is no whole number", what)),
+    }
+}
+
+/// Cuts text into words, each with the space before it.
+pub fn split(mut text: &str) -> Vec<&str> {
+    let space = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
+    let mut words = Vec::new();
+    while !text.is_empty() {
+        let start = text.find(|c| !space(c)).unwrap_or(text.len());
+        let end = text[start..].find(space).map_or(text.len(), |n| start + n);
+        words.push(&text[..end]);
+        text = &text[end..];
+    }
+    words
+}
+
+/// Cuts text into pieces of about n bytes, and no character apart.
+pub fn pieces(mut text: &str, n: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    while !text.is_empty() {
+        let end = (n..text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len());
+        pieces.push(&text[..end]);
+        text = &text[end..];
+    }
+    pieces
 }
 
 /// The settings that a configure call is about.
@@ -194,10 +281,34 @@ pub fn emit_text(s: &str) -> Result {
     sent(unsafe { host::emit(TEXT, s.as_ptr(), s.len()) })
 }
 
-pub fn emit_usage(input: u64, output: u64) -> Result {
+pub fn emit_refusal(s: &str) -> Result {
+    sent(unsafe { host::emit(REFUSAL, s.as_ptr(), s.len()) })
+}
+
+pub fn emit_reasoning(text: &str, signature: &str) -> Result {
+    let mut m = Vec::new();
+    put_text(&mut m, 1, text);
+    put_text(&mut m, 2, signature);
+    sent(unsafe { host::emit(REASONING, m.as_ptr(), m.len()) })
+}
+
+/// Begins a tool call with its id and name, goes on with pieces of its arguments,
+/// and ends it.
+pub fn emit_tool_call(id: &str, name: &str, arguments: &str, end: bool) -> Result {
+    let mut m = Vec::new();
+    put_text(&mut m, 2, id);
+    put_text(&mut m, 3, name);
+    put_text(&mut m, 4, arguments);
+    put_number(&mut m, 5, u64::from(end));
+    sent(unsafe { host::emit(TOOL_CALL, m.as_ptr(), m.len()) })
+}
+
+/// Tokens; reasoning is how many of the output were.
+pub fn emit_usage(input: u64, output: u64, reasoning: u64) -> Result {
     let mut m = Vec::new();
     put_number(&mut m, 1, input);
     put_number(&mut m, 2, output);
+    put_number(&mut m, 3, reasoning);
     sent(unsafe { host::emit(USAGE, m.as_ptr(), m.len()) })
 }
 
@@ -228,7 +339,7 @@ fn checked(code: i32) -> Result<usize> {
         }
         _ => {}
     }
-    Err(Stop::Failed { kind: "internal", fault: "plugin", message: format!("the host refused it: errno {}", -code) })
+    fail("internal", &format!("the host refused it: errno {}", -code))
 }
 
 /// The response to a request; dropping it gives up the rest of its body.

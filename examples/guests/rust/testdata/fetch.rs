@@ -2,7 +2,7 @@
 #[macro_use]
 #[path = "../sluice.rs"]
 mod sluice;
-use sluice::{emit_finish, emit_text, fetch, member, Request, Result, Stop};
+use sluice::{emit_finish, emit_text, fail, fetch, member, Request, Result};
 
 plugin!("try", "0.1.0", |_: &str| Ok(()), generate);
 
@@ -11,7 +11,7 @@ fn generate(req: &Request) -> Result {
     let headers = [("Authorization", "Bearer ${secret:KEY}"), ("X-Job", "bench")];
     let mut response = fetch("POST", url, &headers, b"a body")?;
     if response.status != 202 {
-        return Err(Stop::Failed { kind: "unavailable", fault: "upstream", message: "the status is another".into() });
+        return fail("unavailable", "the status is another");
     }
     let mut piece = [0; 4096];
     loop {
