@@ -47,6 +47,7 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 		return answer{}, nil, refuse(codeUnknownModel, "no host serves %s: use one of %s", quoted(j.Models), offered(list))
 	}
 	ans := answer{JobID: j.ID}
+	earlier := s.knows(j.ID)
 	var st job.Status
 	var created, admitted bool
 	var over error
@@ -84,7 +85,10 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 	}
 	started := encode(job.Started{JobID: j.ID, Query: j.Query, Model: first(j.Models)})
 	return ans, func() {
-		s.show(j.ID, started, !created)
+		if created && earlier { // whose record has been lost
+			s.renew(j.ID)
+		}
+		s.show(j.ID, started, !created || earlier)
 		for _, tab := range s.c.hub.of(s.owner) {
 			if tab != s && tab.opened <= at {
 				tab.show(j.ID, started, false)
@@ -205,7 +209,7 @@ func knownPriority(p string) bool {
 }
 
 // show begins to follow a job in this tab and says so, unless it does already.
-// again replays one that this tab has seen to its end.
+// again takes up a job that this tab has left, or seen to its end, where that was.
 func (s *session) show(id string, started []byte, again bool) {
 	w, begun, err := s.follow(id, s.who().User, again)
 	if err != nil {
@@ -215,6 +219,10 @@ func (s *session) show(id string, started []byte, again bool) {
 	if !begun {
 		return
 	}
+	defer w.begin()
+	if w.from > 0 {
+		return
+	}
 	s.box.send(job.EventStarted, started)
 	list, sure := s.c.models.recent()
 	note := "waiting for a host"
@@ -222,7 +230,6 @@ func (s *session) show(id string, started []byte, again bool) {
 		note = "no host is running yet: the job waits for one"
 	}
 	s.emit(job.EventProgress, queuedProgress{JobID: id, UserID: w.user, Status: string(job.StateQueued), Message: note})
-	w.start(0, true)
 }
 
 // queuedProgress is a progress of the gateway's own: it is in no log, so it has
@@ -283,7 +290,8 @@ func (s *session) cancelJob(ctx context.Context, req request) (answer, func(), e
 	return answer{JobID: req.JobID, State: string(state)}, nil, nil
 }
 
-// resumeJob sends what a client lacks of a job, and what comes after.
+// resumeJob sends what a client says it lacks of a job, and what comes after. It
+// is the one event that can bring a frame a second time on one connection.
 func (s *session) resumeJob(ctx context.Context, req request) (answer, func(), error) {
 	if req.JobID == "" {
 		return answer{}, nil, refuse(codeInvalidJobID, "jobId is missing")
@@ -313,7 +321,16 @@ func (s *session) resumeJob(ctx context.Context, req request) (answer, func(), e
 	}
 	s.c.metrics.resumes.Inc()
 	ans := answer{JobID: req.JobID, State: string(st.State), Attempt: &st.Attempt, Seq: &st.Seq}
-	return ans, func() { w.start(last, false) }, nil
+	return ans, func() {
+		if w.resume(last) {
+			return
+		}
+		// The job has ended since, and the client asked for frames again.
+		s.forget(w)
+		if w, _, err = s.follow(req.JobID, st.User, true); err == nil {
+			w.resume(last)
+		}
+	}, nil
 }
 
 // leaveJob stops the frames of a job. That a job isn't watched is no error: the

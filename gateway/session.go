@@ -13,11 +13,7 @@ import (
 	"github.com/sluicehq/sluice/proto/job"
 )
 
-// Bounds of what one socket can make the gateway hold beside its frames.
-const (
-	maxRecent = 64  // finished jobs remembered, so that a late feed can't start them again
-	maxAckID  = 256 // bytes of an ackId that is echoed
-)
+const maxAckID = 256 // bytes of an ackId that is echoed
 
 // slowWait is when a client that was too slow should come back.
 const slowWait = 5 * time.Second
@@ -52,8 +48,7 @@ type session struct {
 	mu      sync.Mutex
 	closed  bool
 	watches map[string]*watch
-	recent  []string // ring of the last finished jobs
-	next    int      // where the ring is written
+	trail   trail
 	expiry  *time.Timer
 }
 
@@ -237,10 +232,11 @@ func (s *session) complain(c complaint) {
 
 func (s *session) emit(event string, data any) { s.box.send(event, encode(data)) }
 
-// follow watches a user's job from the beginning, if the socket doesn't watch it
-// yet. again says that a finished job is to be shown once more. It returns false
-// without a watch.
-func (s *session) follow(id, user string, again bool) (*watch, bool, error) {
+// follow is the one way to a watch. A new one begins where this socket stands in
+// the job: at its beginning, or, if it has seen some of it and left it or seen
+// its end, behind that; then only if again says so. It returns false without a
+// watch, and for one that is there already.
+func (s *session) follow(id, user string, again bool) (w *watch, begun bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -249,28 +245,20 @@ func (s *session) follow(id, user string, again bool) (*watch, bool, error) {
 	if w := s.watches[id]; w != nil {
 		return w, false, nil
 	}
-	if !again && s.finished(id) {
+	seq, known := s.trail.at(id)
+	if known && !again {
 		return nil, false, nil
 	}
 	if len(s.watches) >= s.c.conf.Limits.Watched {
 		return nil, false, refuse(codeLimit, "this socket watches %d jobs already: leave some first (job:leave:v1)", len(s.watches))
 	}
-	w := &watch{s: s, box: s.box, job: id, user: user}
+	w = &watch{s: s, box: s.box, job: id, user: user, seq: seq, from: seq}
 	s.watches[id] = w
 	s.c.hub.watching(s, id)
 	return w, true, nil
 }
 
-func (s *session) finished(id string) bool {
-	for _, r := range s.recent {
-		if r == id {
-			return true
-		}
-	}
-	return false
-}
-
-// forget drops a watch whose job is over.
+// forget drops a watch that is over, and remembers where it ended.
 func (s *session) forget(w *watch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,12 +267,23 @@ func (s *session) forget(w *watch) {
 	}
 	delete(s.watches, w.job)
 	s.c.hub.unwatching(s, w.job)
-	if len(s.recent) < maxRecent {
-		s.recent = append(s.recent, w.job)
-		return
-	}
-	s.recent[s.next] = w.job
-	s.next = (s.next + 1) % maxRecent
+	s.trail.note(w.job, w.seq)
+}
+
+// knows reports whether the socket has watched a job, and doesn't any more.
+func (s *session) knows(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known := s.trail.at(id)
+	return known
+}
+
+// renew puts the socket at the beginning of a job: the one that it knows by this
+// id is another.
+func (s *session) renew(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trail.note(id, 0)
 }
 
 // tooSlow cuts off a client that doesn't take what it watches. It is called

@@ -179,7 +179,7 @@ func TestLateFeed(t *testing.T) {
 	c := newTestCore(t, rdb)
 	w := &fakeWire{}
 	s := c.open(identity{User: anonymous}, w)
-	for i := range maxRecent + 10 {
+	for i := range maxTrail + 10 {
 		id := fmt.Sprint("job-", i)
 		if a := tell(t, s, "search:start:v1", `{"query":"x","jobId":"`+id+`"}`); !a.OK {
 			t.Fatalf("start: %+v", a)
@@ -188,14 +188,14 @@ func TestLateFeed(t *testing.T) {
 		host.complete(a)
 		eventually(t, "the end", func() bool { return len(w.of("model:complete:v1")) == i+1 })
 	}
-	s.jobStarted(encode(job.Started{JobID: fmt.Sprint("job-", maxRecent+9), Query: "x"}))
+	s.jobStarted(encode(job.Started{JobID: fmt.Sprint("job-", maxTrail+9), Query: "x"}))
 	s.jobStarted([]byte(`{"jobId":"a b"}`))
 	s.jobStarted([]byte(`nonsense`))
-	if n := len(w.of("job:started:v1")); n != maxRecent+10 {
+	if n := len(w.of("job:started:v1")); n != maxTrail+10 {
 		t.Errorf("%d starts shown", n)
 	}
-	if len(s.recent) != maxRecent {
-		t.Errorf("%d finished jobs remembered", len(s.recent))
+	if n := len(s.trail.ring); n != maxTrail || len(s.trail.seqs) != n {
+		t.Errorf("%d finished jobs remembered, %d seqs", n, len(s.trail.seqs))
 	}
 }
 

@@ -33,7 +33,7 @@ type watch struct {
 	box *outbox // the session's
 
 	mu sync.Mutex
-	// seq is the last frame sent.
+	// seq is the last frame sent. Once the watch is over it stays.
 	seq int64
 	// turn counts the restarts; a delivery or a page of an older turn is void.
 	turn int
@@ -42,15 +42,36 @@ type watch struct {
 
 	job  string
 	user string // the job's, as events name it
+	from int64  // where the socket stood in the job when this watch was made
 }
 
-// start follows the job from the frame after seq on: live when nothing can have
-// been missed yet (a job just created), else by catching up first.
-func (w *watch) start(seq int64, fresh bool) {
+// begin follows the job from where the socket stands in it, unless that has
+// begun already. A job that the socket has not seen anything of is followed
+// live at once.
+func (w *watch) begin() {
 	w.mu.Lock()
-	if w.over { // and the client has seen its end, or left it
+	if w.turn > 0 || w.over {
 		w.mu.Unlock()
 		return
+	}
+	w.turn = 1
+	w.s.c.lobby.enter(w, w.seq == 0)
+	w.mu.Unlock()
+	if w.from > 0 {
+		w.s.spawn(func(ctx context.Context) { w.catchUp(ctx, 1) })
+		return
+	}
+	w.goLive(1)
+}
+
+// resume follows the job from the frame after seq on, which the client asked
+// for: what it was sent of that before is sent again. False means that the watch
+// is over.
+func (w *watch) resume(seq int64) bool {
+	w.mu.Lock()
+	if w.over {
+		w.mu.Unlock()
+		return false
 	}
 	w.turn++
 	w.seq = seq
@@ -61,11 +82,8 @@ func (w *watch) start(seq int64, fresh bool) {
 	if stop != nil {
 		stop()
 	}
-	if fresh {
-		w.goLive(turn)
-		return
-	}
 	w.s.spawn(func(ctx context.Context) { w.catchUp(ctx, turn) })
+	return true
 }
 
 // end leaves the job. No frame is sent after it.
@@ -80,6 +98,18 @@ func (w *watch) end() {
 	if stop != nil {
 		stop()
 	}
+}
+
+// finish ends a turn that found nothing more to send of a job that is over.
+func (w *watch) finish(turn int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.turn != turn || w.over {
+		return
+	}
+	w.over = true
+	w.s.c.lobby.leave(w)
+	w.s.forget(w)
 }
 
 // goLive joins the tail. The tail itself fills what was appended between the
@@ -148,7 +178,7 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 		if !current {
 			return
 		}
-		frames, _, err := w.s.c.store.Read(ctx, w.job, seq, page)
+		frames, st, err := w.s.c.store.Read(ctx, w.job, seq, page)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -168,6 +198,10 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 			continue
 		}
 		pause = minPause
+		if len(frames) == 0 && st.State.Terminal() && seq >= st.Seq {
+			w.finish(turn)
+			return
+		}
 		whole := len(frames) < page
 		page = w.nextPage(frames)
 		if backlog = backlog || len(frames) > mergeOver; backlog {
