@@ -182,7 +182,7 @@ func emit(c *call, mem api.Memory, arg []uint64) int32 {
 	if n == 0 {
 		return 0
 	}
-	return c.deliver(c.texts.chunk(b))
+	return c.deliver(c.texts.text(b))
 }
 
 // deliver hands a chunk to whoever wants the answer.
