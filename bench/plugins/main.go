@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/sluicehq/sluice/host/egress"
 	"github.com/sluicehq/sluice/host/manifest"
@@ -160,3 +161,23 @@ func ask(model, prompt string) *sdk.Request {
 }
 
 func discard(sdk.Chunk) error { return nil }
+
+// target is what a figure is to be below, in words too.
+type target struct {
+	most time.Duration
+	text string
+}
+
+func (t target) judge(d time.Duration) string {
+	if t.text == "" {
+		return ""
+	}
+	return t.text + ": " + verdict(d <= t.most)
+}
+
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "MISSED"
+}

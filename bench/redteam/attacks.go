@@ -253,7 +253,7 @@ func attackAll(ctx context.Context, f *field, o options) (escaped int, err error
 		if out.escape != nil {
 			escaped++
 		}
-		t.attack(a.name, out)
+		t.attack(&a, out)
 	}
 	for name, bin := range strangers() {
 		if strings.Contains(name, o.only) {

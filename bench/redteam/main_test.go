@@ -69,6 +69,23 @@ func TestNativeAttacksAreReal(t *testing.T) {
 	}
 }
 
+// What stops a fork bomb is the limit of tasks, as it takes little memory.
+func TestForkBombMeetsItsOwnLimit(t *testing.T) {
+	if level := box.Find(); !level.Gives(box.Processes) {
+		t.Skip("boxes here would leave its children behind")
+	}
+	f, err := newField(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	a := f.natives()[len(f.natives())-1]
+	out := f.nativeAttacker(t.Context(), options{deadline: time.Second}, a.native)
+	if out.escape != nil || strings.Contains(out.ended, "memory") {
+		t.Errorf("%s: %+v", a.name, out)
+	}
+}
+
 // The committed module is what its source compiles to.
 func TestModuleIsFresh(t *testing.T) {
 	tool, err := exec.LookPath("wat2wasm")

@@ -7,12 +7,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sluicehq/sluice/sdk"
@@ -21,7 +24,8 @@ import (
 // How far an attack goes.
 const (
 	most     = 1 << 30 // bytes of memory
-	children = 1000
+	children = 8
+	threads  = 100 // of each
 	files    = 50_000
 	disk     = 64 << 20 // bytes in one place
 )
@@ -35,7 +39,7 @@ const childVariable = "INTRUDER_CHILD"
 
 func main() {
 	if os.Getenv(childVariable) != "" {
-		time.Sleep(30 * time.Second)
+		child()
 		return
 	}
 	sdk.Main()
@@ -118,6 +122,9 @@ func fill(_ context.Context, dirs string) error {
 	return refused
 }
 
+// multiply is a fork bomb whose children have many threads each: small, as it is
+// their number that is to be limited, and not their memory. It is done when all
+// of them have been there for a while.
 func multiply(ctx context.Context, _ string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -126,12 +133,37 @@ func multiply(ctx context.Context, _ string) error {
 	for n := range children {
 		cmd := exec.Command(self)
 		cmd.Env = []string{childVariable + "=1"}
-		if err := cmd.Start(); err != nil {
-			return fmt.Errorf("after %d: %w", n, err)
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err == nil {
+			_, err = io.ReadFull(out, make([]byte, 1))
+		}
+		if err != nil {
+			return fmt.Errorf("after %d processes of %d threads: %w", n, threads, err)
 		}
 	}
-	return nil
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(2 * time.Second):
+		return nil
+	}
+}
+
+// child has its threads and says so.
+func child() {
+	var all sync.WaitGroup
+	all.Add(threads)
+	for range threads {
+		go func() {
+			runtime.LockOSThread()
+			all.Done()
+			syscall.Nanosleep(&syscall.Timespec{Sec: 30}, nil)
+		}()
+	}
+	all.Wait()
+	os.Stdout.Write([]byte{1})
+	time.Sleep(30 * time.Second)
 }
