@@ -82,6 +82,16 @@ func (c *claims) free() int {
 	return max(1, min(c.batch, c.concurrency-c.total))
 }
 
+// spare is how many tasks wait to be handed out, and how many more may be taken.
+func (c *claims) spare() (waiting, free int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.held {
+		waiting += len(l)
+	}
+	return waiting, c.concurrency - c.total
+}
+
 // have is how many tasks of a queue this host has.
 func (c *claims) have(queue string) int {
 	c.mu.Lock()

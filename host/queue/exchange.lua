@@ -33,29 +33,35 @@ if #ended > 0 then
 	redis.call("INCRBY", KEYS[6], #ended)
 end
 
-local out, leases, most = {}, {}, 2 * tonumber(ARGV[3])
+local out, most = {}, tonumber(ARGV[3])
 if most == 0 or redis.call("EXISTS", KEYS[2]) == 1 then
 	return out
 end
-while #out < most do
-	local id = redis.call("RPOPLPUSH", KEYS[1], KEYS[3])
-	if not id then
+local taken, leases = {}, {}
+while #taken < most do
+	local ids = redis.call("LRANGE", KEYS[1], #taken - most, -1) -- the oldest are at the tail here, too
+	if #ids == 0 then
 		break
 	end
-	local key = ARGV[2] .. id
-	local msg = redis.call("HGET", key, "msg")
-	if msg then
-		redis.call("HSET", key, "state", "active", "o", ARGV[4])
-		redis.call("HDEL", key, "pending_since")
-		leases[#leases + 1] = ARGV[1]
-		leases[#leases + 1] = id
-		out[#out + 1] = id
-		out[#out + 1] = msg
-	else
-		redis.call("LREM", KEYS[3], 1, id) -- its record is gone: nothing to run
+	redis.call("LTRIM", KEYS[1], 0, -#ids - 1)
+	for i = #ids, 1, -1 do
+		local id = ids[i]
+		local key = ARGV[2] .. id
+		local msg = redis.call("HGET", key, "msg")
+		if msg then -- else its record is gone: nothing to run
+			-- asynq deletes pending_since as well. Of an active task nobody looks at
+			-- it, and one that goes back has waited since then.
+			redis.call("HSET", key, "state", "active", "o", ARGV[4])
+			taken[#taken + 1] = id
+			leases[#leases + 1] = ARGV[1]
+			leases[#leases + 1] = id
+			out[#out + 1] = id
+			out[#out + 1] = msg
+		end
 	end
 end
-if #leases > 0 then
+if #taken > 0 then
+	redis.call("LPUSH", KEYS[3], unpack(taken))
 	redis.call("ZADD", KEYS[4], unpack(leases))
 end
 return out

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,8 @@ type gate struct {
 	health   *health
 	n        *counters
 
+	ahead   *ahead        // or nil
+	handed  bool          // a task was handed to asynq since its handlers were let run
 	fails   int           // claims that failed in a row
 	woken   chan struct{} // capacity 1
 	stopped chan struct{}
@@ -82,10 +85,22 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 		return nothing(ctx)
 	}
 	if msg, ok := g.claims.next(l.name); ok {
+		g.handed = true
+		g.reach(ctx, l, keys, args)
 		return task(ctx, msg)
 	}
 	if g.claims.holding() {
 		return nothing(ctx) // those taken from another queue come first
+	}
+	if g.ahead != nil {
+		if err := g.collect(); err != nil {
+			return failed(ctx, err)
+		}
+		return g.take(ctx, l, keys, args)
+	}
+	if g.handed {
+		g.handed = false
+		runtime.Gosched() // the handlers of those go first
 	}
 	if msg, ok := g.enter(ctx, l, args); ok {
 		return task(ctx, msg)
@@ -103,30 +118,36 @@ func (g *gate) take(ctx context.Context, l *line, keys []string, args []any) *re
 		}
 	}
 	got, err := g.claims.take(ctx, l, keys, args, n)
-	g.health.note(err)
+	g.learn(l, rings, n, got, err)
 	switch {
 	case err != nil:
+		return failed(ctx, err)
+	case got == 0:
+		return g.idle(ctx, l, args)
+	case g.isStopped():
+		return nothing(ctx) // stopped while the claim was on its way: it goes back
+	}
+	msg, _ := g.claims.next(l.name)
+	g.handed = true
+	g.reach(ctx, l, keys, args)
+	return task(ctx, msg)
+}
+
+// learn notes what a claim of up to n tasks says about a line. rings is what the
+// line's were before.
+func (g *gate) learn(l *line, rings uint64, n, got int, err error) {
+	g.health.note(err)
+	if err != nil {
 		// asynq would ask again at once, and for ever.
 		g.n.errors.Add(1)
 		g.fails = min(g.fails+1, 5)
 		g.pause(5 * time.Millisecond << g.fails)
-		cmd := redis.NewCmd(ctx)
-		cmd.SetErr(err)
-		return cmd
-	case got < n: // that was all there is
-		l.empty, l.shut, l.emptyAt, l.again = true, false, rings, g.later()
-	default:
-		l.empty = false
+		return
 	}
 	g.fails = 0
-	if got == 0 {
-		return g.idle(ctx, l, args)
+	if l.empty = got < n; l.empty { // that was all there is
+		l.shut, l.emptyAt, l.again = false, rings, g.later()
 	}
-	if g.isStopped() {
-		return nothing(ctx) // stopped while the claim was on its way: it goes back
-	}
-	msg, _ := g.claims.next(l.name)
-	return task(ctx, msg)
 }
 
 // idle answers for a queue that has nothing, when there is a reason to ask again.
@@ -246,6 +267,13 @@ func (g *gate) pause(d time.Duration) {
 func task(ctx context.Context, msg string) *redis.Cmd {
 	cmd := redis.NewCmd(ctx)
 	cmd.SetVal(msg)
+	return cmd
+}
+
+// failed is the reply of a dequeue that could not be made.
+func failed(ctx context.Context, err error) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(err)
 	return cmd
 }
 

@@ -13,7 +13,8 @@
 //     call blocks until somebody rings (gate.go, bell.go)
 //   - tasks are taken several in a round trip, never by a command that is sent
 //     twice, and stamped with the owner so that those whose reply was lost are
-//     found again (claim.go)
+//     found again (claim.go); under load the next are on their way while the last
+//     are handed out (ahead.go)
 //   - a handler that is done doesn't wait until Redis knows it: the ends of tasks
 //     go along with the next claim (done.go)
 //   - the end of a task is written with a live context until Redis is back
@@ -274,6 +275,7 @@ func (q *Queue) stop(server *asynq.Server, cancelWork context.CancelCauseFunc) e
 	ctx := context.Background()
 	q.gate.stop()
 	server.Stop()
+	_ = q.gate.collect() // what a claim on its way brings goes back, too
 	if err := q.claims.release(ctx, q.gate.order); err != nil {
 		q.log.Warn("tasks not given back, they wait for their lease to expire", "error", err)
 	}
@@ -375,8 +377,8 @@ func (q *Queue) heard(queue string) {
 	if queue == "" {
 		q.roomRung("", "")
 	}
-	q.gate.wake(queue)
 	q.delays.look(queue)
+	q.gate.wake(queue) // last: the goroutine woken last runs first
 }
 
 // room: a task of the queue has ended, so Admit may let in another.
