@@ -41,7 +41,7 @@ func TestConnectionsPerUserOverGateways(t *testing.T) {
 		var again *client
 		eventually(t, "room at the other gateway", func() bool { again = seated(t, two, ada); return again != nil })
 		// One that leaves the namespace and comes again on the same connection has one seat.
-		for range 3 {
+		for range 50 {
 			again.send("41")
 			again.send("40" + ada)
 			again.await("connected")

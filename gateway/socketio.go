@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/zishang520/socket.io/v2/socket"
@@ -81,7 +82,12 @@ func newSocketServer(c *core) *socketServer {
 func (s *socketServer) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.engine.ServeHTTP(w, r) }
 
 // run serves connections until ctx ends, and returns when all of them have.
-func (s *socketServer) run(ctx context.Context) error { return s.engine.Run(ctx) }
+func (s *socketServer) run(ctx context.Context) error {
+	var beside sync.WaitGroup
+	beside.Go(func() { s.core.hub.collectWhenCalm(ctx) })
+	defer beside.Wait()
+	return s.engine.Run(ctx)
+}
 
 // admit authenticates a socket: its identity becomes the socket's data. It runs
 // beside the connection's reader, and nothing of the client is taken meanwhile.
@@ -137,6 +143,7 @@ func (s *socketServer) connected(sock *socket.Socket) {
 		sock.Disconnect(true)
 		return
 	}
+	forgetHandshake(sock)
 	guest.seat.sit()
 	session := s.core.open(guest.who, &peer{sock: sock, conn: conn})
 	if session == nil {
@@ -147,10 +154,21 @@ func (s *socketServer) connected(sock *socket.Socket) {
 		defer s.recovered(sock)
 		session.receive(readEvent(args))
 	})
-	sock.On("disconnect", func(args ...any) {
+	// Not "disconnect": by then the client may be on its way in again, to the seat
+	// that it has.
+	sock.On("disconnecting", func(args ...any) {
 		session.end(fmt.Sprint(args[0]))
 		guest.seat.leave()
 	})
+}
+
+// forgetHandshake drops what the library would keep of the handshake and of rooms,
+// nearly two kilobytes for each socket: the session has what it needs.
+func forgetHandshake(sock *socket.Socket) {
+	sock.SetData(nil)
+	h := sock.Handshake()
+	h.Auth, h.Headers, h.Query = nil, nil, nil
+	sock.Nsp().Adapter().DelAll(sock.Id())
 }
 
 // recovered contains what the session itself doesn't: a panic costs the socket,
