@@ -127,10 +127,14 @@ func (t *tab) see(ctx context.Context, v *view, started bool, accepted func()) (
 		if err := t.connect(ctx); err != nil {
 			return reconnects, err
 		}
+		// A job that this connection has asked for already may be arriving, and
+		// to resume it would ask for what is on its way a second time: the same
+		// start again does not.
+		asked := t.views[p.id] == v
 		t.views[p.id] = v
 		var a answer
 		var err error
-		if last, _ := v.place(); started || last > 0 {
+		if last, _ := v.place(); started || last > 0 && !asked {
 			a, err = t.ask(ctx, "job:resume:v1", map[string]any{"jobId": p.id, "lastSeq": last})
 		} else {
 			a, err = t.ask(ctx, "search:start:v1", map[string]any{
