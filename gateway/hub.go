@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -19,20 +20,21 @@ type hub struct {
 
 	mu     sync.Mutex
 	closed bool
-	all    map[*session]bool
+	all    map[*session]int // with its place in its user's room
+	moves  int              // sessions that have come or gone so far
 	users  map[string]*room // by owner, see job.Owner
 	jobs   map[string]map[*session]bool
 }
 
 // room holds the sockets of one user.
 type room struct {
-	sessions map[*session]bool
-	stop     func() // ends the user's feed, nil while it begins
+	sessions []*session // a list, since most have one
+	stop     func()     // ends the user's feed, nil while it begins
 	empty    bool
 }
 
 func newHub(f feed) *hub {
-	return &hub{feed: f, all: map[*session]bool{}, users: map[string]*room{}, jobs: map[string]map[*session]bool{}}
+	return &hub{feed: f, all: map[*session]int{}, users: map[string]*room{}, jobs: map[string]map[*session]bool{}}
 }
 
 // join adds a session, unless the hub is closed. The first of a user begins the
@@ -45,13 +47,14 @@ func (h *hub) join(s *session) error {
 		return refuse(codeUnavailable, "this gateway is stopping: connect again").after(comeBack)
 	}
 	r := h.users[user]
-	h.all[s] = true
 	first := r == nil
 	if first {
-		r = &room{sessions: map[*session]bool{}}
+		r = &room{}
 		h.users[user] = r
 	}
-	r.sessions[s] = true
+	h.all[s] = len(r.sessions)
+	h.moves++
+	r.sessions = append(r.sessions, s)
 	h.mu.Unlock()
 	if !first {
 		return nil
@@ -71,10 +74,17 @@ func (h *hub) join(s *session) error {
 func (h *hub) leave(s *session) {
 	var stop func()
 	h.mu.Lock()
-	delete(h.all, s)
-	if r := h.users[s.owner]; r != nil && r.sessions[s] {
-		delete(r.sessions, s)
-		if len(r.sessions) == 0 {
+	if place, in := h.all[s]; in {
+		delete(h.all, s)
+		h.moves++
+		r := h.users[s.owner]
+		rest := len(r.sessions) - 1
+		if last := r.sessions[rest]; last != s {
+			r.sessions[place], h.all[last] = last, place
+		}
+		r.sessions[rest] = nil
+		r.sessions = r.sessions[:rest]
+		if rest == 0 {
 			delete(h.users, s.owner)
 			r.empty = true
 			stop = r.stop
@@ -101,7 +111,7 @@ func (h *hub) of(user string) []*session {
 	if r == nil {
 		return nil
 	}
-	return list(r.sessions)
+	return slices.Clone(r.sessions)
 }
 
 // watchersOf lists the sessions that watch a job.
@@ -163,7 +173,14 @@ func (h *hub) pending() int {
 	return sum
 }
 
-func list(set map[*session]bool) []*session {
+// moved counts the sessions that have come or gone since the beginning.
+func (h *hub) moved() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.moves
+}
+
+func list[V any](set map[*session]V) []*session {
 	all := make([]*session, 0, len(set))
 	for s := range set {
 		all = append(all, s)

@@ -60,10 +60,7 @@ func (s *session) who() identity { return *s.identity.Load() }
 func (c *core) open(who identity, w wire) *session {
 	s := &session{c: c, opened: time.Now().UnixMilli(), owner: who.owner(), wire: w, watches: map[string]*watch{}}
 	s.identity.Store(&who)
-	s.log = c.log.With("socket", w.ID(), "user", who.User)
-	if who.Tenant != "" {
-		s.log = s.log.With("tenant", who.Tenant)
-	}
+	s.log = slog.New(sessionLog{s})
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
 	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow, metrics: c.metrics}
 	s.greet()
