@@ -30,8 +30,8 @@ type settings struct {
 	conns     int
 	rates     []int
 	seconds   float64
-	broadcast int // per second
-	idle      int // connections of one more look at idle memory, 0 for none
+	broadcast int   // per second
+	idle      []int // connections, for each a look at the memory of idle ones
 	pin       bool
 	node      string // folder of the reference servers, "" to leave them out
 	sluice    string // the binary, "" to build it
@@ -60,21 +60,21 @@ func run(args []string, out io.Writer) error {
 	rates := flags.String("rates", "5000,10000,20000,50000", "events per second, one phase each")
 	flags.Float64Var(&s.seconds, "seconds", 2, "length of a phase")
 	flags.IntVar(&s.broadcast, "broadcasts", 20, "broadcasts per second")
-	flags.IntVar(&s.idle, "idle", 0, "look at the gateways' memory with this many idle connections too, for example 10000")
+	idle := flags.String("idle", "1000,10000", "idle connections to look at the gateways' memory with, empty for none")
 	flags.StringVar(&s.node, "node", "bench/gateway/node", "folder of Node's servers, empty to leave them out")
 	flags.StringVar(&s.sluice, "sluice", "", "the binary; empty builds it from the current folder")
-	flags.StringVar(&s.only, "only", "", "transports or gateways; empty is both")
+	flags.StringVar(&s.only, "only", "", "transports, gateways, or idle for the gateways' idle connections alone; empty is all")
 	flags.BoolVar(&s.quick, "quick", false, "of the gateways the rates and broadcasts alone: no storm, no clients that stop reading")
 	flags.BoolVar(&s.pin, "pin", s.pin, "server on CPU 0, all else on CPU 1")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	for _, r := range strings.Split(*rates, ",") {
-		n, err := strconv.Atoi(r)
-		if err != nil {
-			return fmt.Errorf("rate %q: %w", r, err)
-		}
-		s.rates = append(s.rates, n)
+	var err error
+	if s.rates, err = numbers(*rates); err != nil {
+		return fmt.Errorf("-rates: %w", err)
+	}
+	if s.idle, err = numbers(*idle); err != nil {
+		return fmt.Errorf("-idle: %w", err)
 	}
 	if os.Getenv(pinnedEnv) != "" {
 		return bench(s, out)
@@ -95,6 +95,21 @@ func run(args []string, out io.Writer) error {
 		return pinned(args, out)
 	}
 	return bench(s, out)
+}
+
+// numbers reads a list with commas.
+func numbers(list string) (all []int, err error) {
+	for text := range strings.SplitSeq(list, ",") {
+		if text == "" {
+			continue
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, n)
+	}
+	return all, nil
 }
 
 // pinnedEnv tells the command that it runs on CPU 1 already.
@@ -120,7 +135,7 @@ func bench(s settings, out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(out, "%d connections, phases of %g s, servers on a CPU of their own: %v\n", s.conns, s.seconds, s.pin)
-	if s.only != "gateways" {
+	if s.only != "gateways" && s.only != "idle" {
 		begin := time.Now()
 		columns, err := transports(s)
 		if err != nil {

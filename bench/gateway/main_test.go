@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 
 // The bench runs through, small, and nothing is lost.
 func TestBench(t *testing.T) {
-	s := settings{conns: 20, rates: []int{500}, seconds: 0.2, broadcast: 10, only: "transports"}
+	s := settings{conns: 20, rates: []int{500}, seconds: 0.2, broadcast: 10, idle: []int{20}, only: "transports"}
 	if _, err := exec.LookPath("redis-server"); err == nil {
 		s.only, s.sluice = "", filepath.Join(t.TempDir(), "sluice")
 		if said, err := exec.Command("go", "build", "-o", s.sluice, "../..").CombinedOutput(); err != nil {

@@ -38,6 +38,16 @@ func (c *column) note(name, format string, args ...any) {
 	c.figures = append(c.figures, figure{name: name, text: fmt.Sprintf(format, args...)})
 }
 
+// value is that of a figure, 0 if there is none of this name.
+func (c *column) value(name string) float64 {
+	for _, f := range c.figures {
+		if f.name == name {
+			return f.value
+		}
+	}
+	return 0
+}
+
 // print shows a row per figure; the last word of a row says how many times
 // better than the first column the last is.
 func print(out io.Writer, columns []column) {

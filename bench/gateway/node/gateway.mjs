@@ -89,4 +89,5 @@ io.on("connection", (socket) => {
 });
 
 server.listen(0, "127.0.0.1", 4096, () => console.log(`ready: http://127.0.0.1:${server.address().port}/`));
+process.on("SIGUSR2", () => global.gc?.());
 process.on("SIGTERM", () => process.exit(0));
