@@ -19,6 +19,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -69,12 +70,16 @@ func answer(ctx context.Context, req *sdk.Request, emit sdk.Emit, resumed bool) 
 		return err
 	}
 	a := &echo{ctx: ctx, emit: emit, options: o}
-	text, finish := answerTokens(req, o)
+	whole, finish := answerTokens(req, o)
+	prefix := ""
 	if resumed {
-		if text, err = without(text, req.Prefix); err != nil {
-			return err
-		}
-	} else if thought := o.Reasoning.text("The user wants to hear it again."); thought != "" {
+		prefix = req.Prefix
+	}
+	text, err := whole.after(prefix)
+	if err != nil {
+		return err
+	}
+	if thought := o.Reasoning.text("The user wants to hear it again."); thought != "" && !resumed {
 		for _, t := range split(thought) {
 			if err := a.step(sdk.Reasoning{Text: t}); err != nil {
 				return err
@@ -93,7 +98,7 @@ func answer(ctx context.Context, req *sdk.Request, emit sdk.Emit, resumed bool) 
 		}
 		return a.finish(req, sdk.Finish{Reason: sdk.FinishRefusal, Raw: "refusal"})
 	}
-	for _, t := range text {
+	for t := range text {
 		if err := a.fault(); err != nil {
 			return err
 		}
@@ -184,7 +189,7 @@ func (a *echo) finish(req *sdk.Request, f sdk.Finish) error {
 }
 
 // answerTokens is the whole answer, and why it ends.
-func answerTokens(req *sdk.Request, o options) ([]string, sdk.Finish) {
+func answerTokens(req *sdk.Request, o options) (script, sdk.Finish) {
 	words := split(req.Prompt())
 	n := len(words)
 	if o.Tokens != nil && n > 0 {
@@ -194,23 +199,46 @@ func answerTokens(req *sdk.Request, o options) ([]string, sdk.Finish) {
 	if req.MaxTokens > 0 && n > req.MaxTokens {
 		n, finish = req.MaxTokens, sdk.Finish{Reason: sdk.FinishLength, Raw: "length"}
 	}
-	tokens := make([]string, n)
-	for i := range tokens {
-		tokens[i] = words[i%len(words)]
-		if i > 0 && i%len(words) == 0 {
-			tokens[i] = " " + tokens[i]
-		}
-	}
-	return tokens, finish
+	return script{words, n}, finish
 }
 
-// without is what of the answer comes after prefix.
-func without(tokens []string, prefix string) ([]string, error) {
-	rest, ok := strings.CutPrefix(strings.Join(tokens, ""), prefix)
-	if !ok {
-		return nil, sdk.Errorf(sdk.Invalid, "the prefix is not the beginning of this answer")
+// script is a whole answer: n tokens, which are the words again and again. It is never written
+// out: the answer may be longer than a sandbox has room for.
+type script struct {
+	words []string
+	n     int
+}
+
+func (s script) token(i int) string {
+	word := s.words[i%len(s.words)]
+	if i > 0 && i%len(s.words) == 0 {
+		return " " + word
 	}
-	return split(rest), nil
+	return word
+}
+
+// after is what of the answer comes after prefix.
+func (s script) after(prefix string) (iter.Seq[string], error) {
+	begun, part := 0, "" // tokens that prefix has begun, and what it lacks of the last
+	for prefix != "" {
+		token := ""
+		if begun < s.n {
+			token = s.token(begun)
+		}
+		both := min(len(token), len(prefix))
+		if both == 0 || token[:both] != prefix[:both] {
+			return nil, sdk.Errorf(sdk.Invalid, "the prefix is not the beginning of this answer")
+		}
+		prefix, part = prefix[both:], token[both:]
+		begun++
+	}
+	return func(yield func(string) bool) {
+		if part != "" && !yield(part) {
+			return
+		}
+		for i := begun; i < s.n && yield(s.token(i)); i++ {
+		}
+	}, nil
 }
 
 // split cuts text into words, each with the space before it.
