@@ -300,7 +300,7 @@ func awaitFeeds(t *testing.T, rdb redis.UniversalClient, user string, gateways i
 	t.Helper()
 	channel := job.UserChannel(user)
 	eventually(t, "the user's feed", func() bool {
-		n, err := rdb.PubSubNumSub(t.Context(), channel).Result()
+		n, err := subscribers(t.Context(), rdb, channel)
 		return err == nil && n[channel] >= gateways
 	})
 }
