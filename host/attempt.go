@@ -362,9 +362,9 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 		failed = &sdk.Error{Kind: sdk.Internal, Fault: sdk.Host, Message: err.Error(), Err: err}
 	}
 	a.log.Warn("attempt failed", "kind", failed.Kind, "fault", failed.Fault, "code", failed.Code, "status", failed.Status, "error", scrub(failed.Message, 2000))
-	v := judge(failed, a.failures+1, a.worker.config.MaxAttempts, len(a.Job.Models), a.worker.config.Backoff)
+	v := judge(failed, a.failures+1, a.worker.config.MaxAttempts, len(a.Job.Models), a.worker.config.Backoff, time.Since(a.Created), a.worker.config.Timeout)
 	if v.retry {
-		note := &job.Progress{Status: statusLimited, Message: publicMessage(failed)}
+		note := &job.Progress{Status: statusLimited, Message: publicMessage(failed), Spared: v.spare}
 		if v.next {
 			note.Status = statusRetrying
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/native"
 	"github.com/sluicehq/sluice/proto/job"
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -422,5 +423,26 @@ func TestBadRequestIsTheCallersFault(t *testing.T) {
 	e := decode[job.Error](t, l.last())
 	if e.Code != "invalid" || e.Fault != "caller" || e.Message != "temperature can't be a JSON string" {
 		t.Errorf("error is %+v", e)
+	}
+}
+
+// A job whose only provider has no process for longer than its attempts would
+// last is answered when there is one again.
+func TestJobOutlastsAPluginThatIsDown(t *testing.T) {
+	w := newWorld(t, startServer(t).addr)
+	var n atomic.Int64
+	w.host(tuned(func(c *config.Config) { c.Host.MaxAttempts = 2 }),
+		provider("fake", func(_ context.Context, _ *sdk.Request, emit sdk.Emit) error {
+			switch n.Add(1) {
+			case 1:
+				return sdk.Errorf(sdk.Truncated, "killed")
+			case 2, 3, 4, 5:
+				return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: 20 * time.Millisecond, Err: native.ErrDown}
+			}
+			return emit(sdk.Text("up"))
+		}))
+	l := w.follow(w.create(job.Job{}), 0)
+	if c := l.complete(); c.Text != "up" || c.Attempt != 6 {
+		t.Errorf("complete is %+v", c)
 	}
 }

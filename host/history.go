@@ -29,11 +29,10 @@ func (w *worker) history(ctx context.Context, id string) (failures, turn int, er
 				if err := json.Unmarshal(f.Data, &p); err != nil {
 					continue
 				}
-				switch p.Status {
-				case statusRetrying:
-					failures++
+				if p.Status == statusRetrying {
 					turn++
-				case statusLimited:
+				}
+				if !p.Spared && (p.Status == statusRetrying || p.Status == statusLimited) {
 					failures++
 				}
 			}

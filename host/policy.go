@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/native"
 	"github.com/sluicehq/sluice/sdk"
 )
 
@@ -32,6 +33,7 @@ type verdict struct {
 	retry bool          // another attempt follows
 	next  bool          // with the next of the job's models
 	wait  time.Duration // after this long
+	spare bool          // and the failure counts for none
 }
 
 // judge decides by the error's kind. failures counts the failed attempts of
@@ -43,7 +45,13 @@ type verdict struct {
 //	unavailable  again after a back-off, with the next model; a wait that was
 //	truncated    told is kept
 //	else         never
-func judge(e *sdk.Error, failures, most, models int, backoff config.Backoff) verdict {
+//
+// That a plugin has no process to ask is no failure of the job: it waits until
+// there may be one again, for as long as it is younger than oldest.
+func judge(e *sdk.Error, failures, most, models int, backoff config.Backoff, age, oldest time.Duration) verdict {
+	if errors.Is(e, native.ErrDown) && e.Retryable() && age < oldest {
+		return verdict{retry: true, next: true, wait: max(e.Wait, backoffFor(1, backoff)), spare: true}
+	}
 	if !e.Retryable() || failures >= most {
 		return verdict{}
 	}

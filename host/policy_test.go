@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/config"
+	"github.com/sluicehq/sluice/host/native"
 	"github.com/sluicehq/sluice/sdk"
 )
 
@@ -39,12 +40,32 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 100 { // there is chance in it
-				v := judge(tt.err, tt.failures, 6, max(1, tt.models), backoff)
+				v := judge(tt.err, tt.failures, 6, max(1, tt.models), backoff, time.Minute, time.Hour)
 				if v.retry != tt.retry || v.next != tt.next || v.wait < tt.least || v.wait > tt.atMost {
 					t.Fatalf("verdict is %+v", v)
 				}
 			}
 		})
+	}
+}
+
+// While a plugin has no process a job waits and no attempt is used up, until the
+// job is too old.
+func TestNoProcessIsNoFailure(t *testing.T) {
+	backoff := config.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
+	down := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: 30 * time.Second, Err: native.ErrDown}
+	if v := judge(down, 99, 5, 1, backoff, 59*time.Minute, time.Hour); v != (verdict{retry: true, next: true, wait: down.Wait, spare: true}) {
+		t.Errorf("verdict is %+v", v)
+	}
+	if v := judge(down, 4, 5, 1, backoff, time.Hour, time.Hour); !v.retry || v.spare {
+		t.Errorf("too old: verdict is %+v", v)
+	}
+	if v := judge(down, 5, 5, 1, backoff, time.Hour, time.Hour); v.retry {
+		t.Errorf("too old and too often: verdict is %+v", v)
+	}
+	soon := &sdk.Error{Kind: sdk.Unavailable, Err: native.ErrDown}
+	if v := judge(soon, 1, 5, 1, backoff, 0, time.Hour); v.wait < 50*time.Millisecond {
+		t.Errorf("tries again after %s", v.wait)
 	}
 }
 

@@ -316,6 +316,11 @@ func (p *Plugin) shutdown(ctx context.Context) {
 	p.stored.Release()
 }
 
+// ErrDown is what a call fails with, beside its *sdk.Error, when there was no process to ask: the
+// request has reached nobody, and the error says when there may be one again. It doesn't cross a
+// wire, so no plugin can claim it.
+var ErrDown = errors.New("no process of the plugin is up")
+
 var (
 	errClosed  = &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Host, Message: "the plugin has been closed"}
 	errRunning = errors.New("the plugin is running already")
@@ -370,7 +375,7 @@ func (p *Plugin) tryEnter(key string) (_ *process, up <-chan struct{}, _ error) 
 	}
 	if best == nil {
 		e := &sdk.Error{
-			Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: max(time.Until(retryAt), 0),
+			Kind: sdk.Unavailable, Fault: sdk.Plugin, Wait: max(time.Until(retryAt), 0), Err: ErrDown,
 			Message: fmt.Sprintf("plugin %s is being restarted", p.m.Name),
 		}
 		if open {

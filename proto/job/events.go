@@ -97,6 +97,8 @@ type Progress struct {
 	Progress float64 `json:"progress"`
 	Status   string  `json:"status"`
 	Message  string  `json:"message"`
+	// Spared says of a failure that it counts for none: nobody could be asked.
+	Spared bool `json:"spared,omitempty"`
 }
 
 // Cancelled is the terminal frame and receipt of a cancel. Text is what the log holds; Finish fills it.
