@@ -162,7 +162,7 @@ func Run(ctx context.Context, o Options) error {
 
 	sockets := newSocketServer(c)
 	c.metrics.gauge("connections", "Connections of the transport, those included that have not signed in.", sockets.engine.Len)
-	server := newHTTPServer(c, o.Redis, sockets)
+	server := newHTTPServer(c, sockets)
 	var running sync.WaitGroup
 	failed := make(chan error, 3)
 	// The sockets' own life ends after they have been told.

@@ -11,11 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/sluicehq/sluice/config"
 	clientjs "github.com/sluicehq/sluice/gateway/client"
 	"github.com/sluicehq/sluice/gateway/page"
+	"github.com/sluicehq/sluice/proto/job"
 )
 
 // Times of the HTTP side. There is no limit on a whole request: a poll waits
@@ -26,7 +25,7 @@ const (
 	readyTimeout  = 2 * time.Second
 )
 
-func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *http.Server {
+func newHTTPServer(c *core, sockets http.Handler) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle(c.conf.Path, sockets)
 	// Pages that were written for Node's server load its client from there:
@@ -44,7 +43,7 @@ func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *ht
 			plain(w, http.StatusServiceUnavailable, "stopping")
 			return
 		}
-		ready(w, r, rdb)
+		ready(w, r, c.store)
 	})
 	mux.Handle("GET /metrics", c.serveMetrics())
 	mux.HandleFunc("/v1/jobs/{id}", c.serveJob)
@@ -60,12 +59,12 @@ func newHTTPServer(c *core, rdb redis.UniversalClient, sockets http.Handler) *ht
 	}
 }
 
-// ready says whether this gateway can take jobs: whether Redis answers.
-func ready(w http.ResponseWriter, r *http.Request, rdb redis.UniversalClient) {
+// ready says whether this gateway can take jobs: whether Redis takes writes.
+func ready(w http.ResponseWriter, r *http.Request, store *job.Store) {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
-	if err := rdb.Ping(ctx).Err(); err != nil {
-		plain(w, http.StatusServiceUnavailable, "redis can't be reached")
+	if err := store.Writable(ctx); err != nil {
+		plain(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	plain(w, http.StatusOK, "ready")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/proto/job"
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // A client that stops reading holds up nobody, and costs no more memory than its
@@ -262,6 +263,17 @@ func TestNotReadyWithoutRedis(t *testing.T) {
 		if res.StatusCode != want {
 			t.Errorf("%s: %d, want %d", path, res.StatusCode, want)
 		}
+	}
+}
+
+// A Redis that is out of memory answers, and takes no jobs; it says so itself.
+func TestNotReadyWhileRedisTakesNoWrites(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: redistest.Start(t, "--maxmemory", "1").Addr, MaxRetries: -1})
+	defer rdb.Close()
+	c := newCore(t.Context(), Options{Config: testConfig(), Redis: rdb, Log: testLog(t)}, openDoor{})
+	res := visit(t, newHTTPServer(c, http.NotFoundHandler()).Handler, "GET", "/readyz")
+	if res.Code != http.StatusServiceUnavailable || !strings.HasPrefix(res.Body.String(), "redis takes no writes: OOM ") {
+		t.Errorf("ready: %d %s", res.Code, res.Body)
 	}
 }
 

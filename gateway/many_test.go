@@ -262,7 +262,7 @@ func TestFarewell(t *testing.T) {
 	if c.open(identity{User: anonymous}, w) != nil || w.how() != "hangup: "+codeUnavailable {
 		t.Errorf("somebody was let in: %q", w.how())
 	}
-	res := visit(t, newHTTPServer(c, memoryRedis(t), http.NotFoundHandler()).Handler, "GET", "/readyz")
+	res := visit(t, newHTTPServer(c, http.NotFoundHandler()).Handler, "GET", "/readyz")
 	if res.Code != http.StatusServiceUnavailable {
 		t.Errorf("ready: %d", res.Code)
 	}

@@ -35,7 +35,7 @@ func echoGateway(t *testing.T) (url string) {
 	c := newCore(ctx, Options{Config: testConfig(), Redis: rdb, Log: quiet(t)}, auth)
 	sockets := newSocketServer(c)
 	sockets.io.Of("/echo", nil).On("connection", func(args ...any) { echo(args[0].(*socket.Socket)) })
-	server := httptest.NewServer(newHTTPServer(c, rdb, sockets).Handler)
+	server := httptest.NewServer(newHTTPServer(c, sockets).Handler)
 	open, closeSockets := context.WithCancel(ctx)
 	ran := make(chan error, 2)
 	go func() { ran <- sockets.run(open) }()

@@ -127,7 +127,7 @@ func TestJobByHTTPMethods(t *testing.T) {
 	conf := testConfig()
 	conf.Origins = []string{"https://app.example.com"}
 	c := newCore(t.Context(), Options{Config: conf, Redis: memoryRedis(t), Log: testLog(t)}, openDoor{})
-	h := newHTTPServer(c, nil, http.NotFoundHandler()).Handler
+	h := newHTTPServer(c, http.NotFoundHandler()).Handler
 	if w := visit(t, h, "OPTIONS", "/v1/jobs/x", "Origin", "https://app.example.com"); w.Code != 204 || w.Header().Get("Access-Control-Allow-Headers") != "Authorization" {
 		t.Errorf("preflight: %d %v", w.Code, w.Header())
 	}
@@ -235,7 +235,7 @@ func TestMetricsAreGuarded(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newCore(t.Context(), Options{Config: conf, Redis: memoryRedis(t), Log: testLog(t)}, auth)
-	h := newHTTPServer(c, nil, http.NotFoundHandler()).Handler
+	h := newHTTPServer(c, http.NotFoundHandler()).Handler
 	far := []string{"RemoteAddr", "192.0.2.1:4000"}
 	for name, test := range map[string]struct {
 		header []string

@@ -21,6 +21,8 @@ const (
 	// zset: gateway -> Redis time of its last heartbeat in ms. Entries are deleted when their gateway stops, or has been
 	// silent for seatsGone; the key expires an hour after the last heartbeat.
 	gatewaysKey = "{sluice:gateways}:beat"
+	// string that never exists, for Writable.
+	probeKey = "sluice:probe"
 )
 
 // metaKey: hash. State, fence, position, owner, times and request of a job.
