@@ -40,8 +40,9 @@ type models struct {
 	census census
 	log    *slog.Logger
 
-	last atomic.Pointer[count]
-	mu   sync.Mutex // one census at a time
+	last  atomic.Pointer[count]
+	first atomic.Pointer[count] // what the first sockets were greeted with
+	mu    sync.Mutex            // one census at a time
 }
 
 // count is one census. One that failed repeats the list before it.
@@ -79,6 +80,7 @@ func (m *models) list(ctx context.Context) ([]model, bool) {
 			m.log.Warn("models of the living hosts are unknown", "err", err)
 		}
 	}
+	m.first.CompareAndSwap(nil, now)
 	m.last.Store(now)
 	return now.list, now.sure
 }
@@ -105,6 +107,9 @@ func (c *core) pushModels(ctx context.Context) {
 		if n, _, _ := c.hub.counts(); n == 0 {
 			told, _ = c.models.recent() // whoever comes is greeted with the list
 			continue
+		}
+		if first := c.models.first.Load(); told == nil && first != nil {
+			told = first.list
 		}
 		list, sure := c.models.list(ctx)
 		if !sure || slices.Equal(list, told) {
