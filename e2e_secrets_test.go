@@ -124,7 +124,7 @@ plugins:
 
 	d := newDriver(t)
 	refused := d.open("refused", p.url, map[string]any{"auth": map[string]any{"token": secrets["refused token"]}})
-	refused.await("connect_error", func(event) bool { return true })
+	refused.await("$error", func(event) bool { return true })
 	c := d.connect("a", p.url, map[string]any{"transports": []string{"websocket"}, "auth": map[string]any{"token": secrets["API key"]}})
 	for _, artifact := range []string{"native", "sandbox"} {
 		for _, tt := range []struct{ model, event string }{
