@@ -52,11 +52,14 @@ func (s *service) run(ctx context.Context) error {
 		if err := gateway.Check(s.config.Gateway); err != nil {
 			return err
 		}
-		l, err := net.Listen("tcp", s.config.Gateway.Addr)
-		if err != nil {
-			return fmt.Errorf("gateway.addr: %w", explain(s.config.Gateway.Addr, err))
+		if err := isFree("gateway.addr", s.config.Gateway.Addr); err != nil {
+			return err
 		}
-		l.Close()
+	}
+	if s.host && s.config.Host.Addr != "" {
+		if err := isFree("host.addr", s.config.Host.Addr); err != nil {
+			return err
+		}
 	}
 	return s.withRedis(ctx, s.serve)
 }
@@ -74,13 +77,22 @@ func besideBinary(c *config.Config) error {
 	return nil
 }
 
-// explain adds what would help to an error of listening.
-func explain(addr string, err error) error {
+// isFree says why the address that key sets can't be listened on.
+func isFree(key, addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, explain(key, addr, err))
+	}
+	return l.Close()
+}
+
+// explain adds what would help to an error of listening on the address that key sets.
+func explain(key, addr string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --gateway.addr 127.0.0.1:0", addr)
+		return fmt.Errorf("%s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --%s 127.0.0.1:0", addr, key)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w: choose a port above 1023 with --gateway.addr, or run as a user who may use this one", err)
+		return fmt.Errorf("%w: choose a port above 1023 with --%s, or run as a user who may use this one", err, key)
 	}
 	return err
 }
@@ -121,7 +133,7 @@ func (s *service) serve(ctx context.Context, rdb redis.UniversalClient) error {
 		}
 		o := gateway.Options{Config: s.config.Gateway, Redis: rdb, Log: s.log, TTL: s.config.Host.TTL, Ready: s.greet}
 		if err := gateway.Run(ctx, o); err != nil {
-			return explain(s.config.Gateway.Addr, err)
+			return explain("gateway.addr", s.config.Gateway.Addr, err)
 		}
 		return nil
 	})

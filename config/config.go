@@ -97,6 +97,7 @@ type Auth struct {
 
 // Host is the side that takes jobs and runs plugins.
 type Host struct {
+	Addr            string        `koanf:"addr" help:"host:port of /healthz, /readyz and /metrics of the host; empty is off"`
 	ID              string        `koanf:"id" help:"name of this host, unique among those on one Redis; empty makes one up"`
 	Concurrency     int           `koanf:"concurrency" help:"jobs running at the same time"`
 	Coalesce        time.Duration `koanf:"coalesce" help:"window in which chunks are merged into one frame; the first is never held back"`

@@ -168,6 +168,7 @@ func TestBadFiles(t *testing.T) {
 			[]string{"limits.cpu", "limits.open_requests", "limits.request_body", "limits.response_body", "is out of range"}},
 		{"choice", "log:\n  level: loud\n", []string{`FILE:2: log.level = "loud" is not debug, info, warn or error`}},
 		{"address", "gateway:\n  addr: localhost\n", []string{`FILE:2: gateway.addr = "localhost" is not host:port`}},
+		{"host's address", "host:\n  addr: here\n", []string{`FILE:2: host.addr = "here" is not host:port`}},
 		{"public without auth", "gateway:\n  addr: 0.0.0.0:3210\n", []string{"FILE:2: gateway.addr", "gateway.auth.mode is none"}},
 		{"public without auth, every address", "gateway:\n  addr: :3210\n", []string{"gateway.addr", "gateway.auth.mode is none"}},
 		{"origin", "gateway:\n  origins: [example.com]\n", []string{`gateway.origins = "example.com" is not an origin`}},

@@ -67,8 +67,7 @@ func (k check) redis(r *Redis) {
 }
 
 func (k check) gateway(g *Gateway) {
-	host, port, err := net.SplitHostPort(g.Addr)
-	if n, numErr := strconv.Atoi(port); err != nil || numErr != nil || n < 0 || n > 65535 {
+	if host, _, _ := net.SplitHostPort(g.Addr); !isAddress(g.Addr) {
 		k.report("gateway.addr", g.Addr, "is not host:port; write something like 127.0.0.1:3210")
 	} else if g.Auth.Mode == "none" && !g.Auth.InsecurePublic && !isLoopback(host) {
 		k.report("gateway.addr", g.Addr, "is open to the network while gateway.auth.mode is none: everybody could use and read everything; "+
@@ -109,6 +108,13 @@ func (k check) gateway(g *Gateway) {
 	k.auth(&g.Auth)
 }
 
+// isAddress reports whether text is host:port, the host of which may be empty.
+func isAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	n, numErr := strconv.Atoi(port)
+	return err == nil && numErr == nil && n >= 0 && n <= 65535
+}
+
 // minSecret is the least length of an HS256 key, RFC 7518 section 3.2.
 const minSecret = 32
 
@@ -138,6 +144,9 @@ func (k check) auth(a *Auth) {
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,128}$`)
 
 func (k check) host(h *Host) {
+	if h.Addr != "" && !isAddress(h.Addr) {
+		k.report("host.addr", h.Addr, "is not host:port; write something like 127.0.0.1:3211, or nothing")
+	}
 	if h.ID != "" && !hostName.MatchString(h.ID) {
 		k.report("host.id", h.ID, "is not 1 to 128 of A-Za-z0-9_.:-")
 	}

@@ -70,6 +70,7 @@ func (a *attempt) generate(run, host context.Context) error {
 	}
 	p := a.route.plugin
 	a.began = time.Now()
+	a.worker.metrics.began()
 
 	generation, cancel := context.WithCancelCause(run)
 	defer cancel(nil)

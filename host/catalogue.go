@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,7 +49,8 @@ type catalogue struct {
 	drain    time.Duration
 	embedded []*plugin
 
-	folders map[string]*folder // by path; of whoever looks: open, then follow
+	folders map[string]*folder       // by path; of whoever looks: open, then follow
+	stands  atomic.Pointer[[]folder] // folders, as the last look left them
 	closing chan struct{}
 	drains  sync.WaitGroup
 }
@@ -63,6 +65,14 @@ type folder struct {
 	name    string
 	current *candidate // in service; nil while there is none
 	err     error      // why what lies there now is not in service
+}
+
+// title names the plugin, or the folder of one whose manifest can't be read.
+func (f *folder) title() string {
+	if f.name == "" {
+		return filepath.Base(f.path)
+	}
+	return f.name
 }
 
 // openCatalogue starts the plugins found in the configured directories, several
@@ -210,10 +220,23 @@ func (c *catalogue) look(ctx context.Context, now bool) bool {
 	if changed {
 		c.publish()
 	}
+	stands := make([]folder, 0, len(c.folders))
+	for _, path := range slices.SortedFunc(maps.Keys(c.folders), byBase) {
+		stands = append(stands, *c.folders[path])
+	}
+	c.stands.Store(&stands)
 	for _, r := range retired { // after the routes: whoever finds it retired looks again
 		c.retire(r)
 	}
 	return changed
+}
+
+// standing tells how the last look left the folders. Anybody may call it.
+func (c *catalogue) standing() []folder {
+	if stands := c.stands.Load(); stands != nil {
+		return slices.Clone(*stands)
+	}
+	return nil
 }
 
 // start starts what lies in folders and puts it in service. It returns what was
@@ -243,7 +266,7 @@ func (c *catalogue) start(ctx context.Context, folders []*folder) (replaced []*c
 		case f.err != nil && f.current != nil:
 			c.log.Error("new version of a plugin is not taken, the one before stays", "provider", f.name, "dir", f.path, "error", f.err)
 		case f.err != nil:
-			c.log.Error("plugin is left out", "provider", f.name, "dir", f.path, "error", f.err)
+			c.log.Error("plugin is left out", "provider", f.title(), "dir", f.path, "error", f.err)
 		case cand == nil: // disabled
 		default:
 			if f.current != nil {

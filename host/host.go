@@ -33,7 +33,7 @@ import (
 // Options say what a host needs.
 type Options struct {
 	Config config.Config
-	Redis  redis.UniversalClient // shared, and not closed
+	Redis  redis.UniversalClient // shared, and not closed; with host.addr set it gets a hook that counts errors
 	Log    *slog.Logger
 	// Version is announced with the host.
 	Version string
@@ -72,6 +72,15 @@ func Run(ctx context.Context, o Options) error {
 	}
 	log := o.Log.With("host", id)
 
+	s := &status{metrics: newMetrics(), stop: ctx}
+	if cfg.Addr != "" {
+		l, err := listen(cfg.Addr)
+		if err != nil {
+			return err
+		}
+		o.Redis.AddHook(redisHook{s.metrics.failed})
+		defer s.serve(l, log)()
+	}
 	starters, closeRuntimes, err := runtimes(ctx, o.Config.Plugins, log)
 	if err != nil {
 		return err
@@ -94,7 +103,7 @@ func Run(ctx context.Context, o Options) error {
 
 	store := job.NewStore(o.Redis, job.Options{TTL: cfg.TTL, General: cfg.GeneralChannels})
 	h := &host{
-		id: id, log: log, store: store, redis: o.Redis,
+		id: id, log: log, store: store, redis: o.Redis, metrics: s.metrics,
 		hosts: job.NewHosts(store, log, job.HostsOptions{}), plugins: plugins,
 	}
 	h.others = newOthers(id, h.hosts)
@@ -110,13 +119,18 @@ func Run(ctx context.Context, o Options) error {
 	h.worker = &worker{
 		id: id, config: cfg, store: store, routes: plugins.routes, running: &running{},
 		rooms: plugins.rooms, canWait: h.queue.CanWait,
-		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), report: o.Report, log: log,
+		budget: semaphore.NewWeighted(int64(cfg.Buffer.Total)), metrics: s.metrics, log: log,
 		enqueue: h.tickets.enqueue, others: h.others,
 		failedBefore: func(queue, task string) (bool, error) { return failedBefore(inspector, queue, task) },
 	}
-	if h.worker.report == nil {
-		h.worker.report = func(Report) {}
+	h.worker.report = func(r Report) {
+		s.metrics.ended(r)
+		if o.Report != nil {
+			o.Report(r)
+		}
 	}
+	s.metrics.watch(h)
+	s.host.Store(h)
 	return h.run(ctx, o)
 }
 
@@ -132,6 +146,7 @@ type host struct {
 	others  *others
 	worker  *worker
 	plugins *catalogue
+	metrics *metrics
 }
 
 // run serves until ctx ends. Being alive, hearing of cancels and watching over
@@ -244,6 +259,7 @@ func (h *host) findOrphans(ctx context.Context) {
 		}
 		n, err := h.store.Orphans(ctx, func(ctx context.Context, t job.Ticket, priority string, due time.Time) error {
 			h.log.Warn("job had lost its ticket", "job", t.Job, "attempt", t.Attempt)
+			h.metrics.reissued.Inc()
 			return h.tickets.enqueue(ctx, t, priority, max(0, time.Until(due)))
 		})
 		if err != nil {
@@ -271,6 +287,9 @@ func (h *host) takeOver(ctx context.Context, dead string) {
 		jobs++
 		return h.tickets.enqueue(ctx, t, priority, max(0, time.Until(due)))
 	})
+	if dead != h.id {
+		h.metrics.takenOver.Add(float64(jobs))
+	}
 	switch {
 	case err != nil:
 		h.log.Warn("jobs of a dead host are not all taken over yet", "dead", dead, "error", err)

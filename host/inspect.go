@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -117,10 +116,7 @@ func withSettings(c *candidate) sdk.Provider {
 
 // info tells how what lies in a folder stands.
 func (f *folder) info() PluginInfo {
-	i := PluginInfo{Name: f.name, Dir: f.path, State: PluginDisabled, Guarantees: []string{}}
-	if i.Name == "" {
-		i.Name = filepath.Base(f.path)
-	}
+	i := PluginInfo{Name: f.title(), Dir: f.path, State: PluginDisabled, Guarantees: []string{}}
 	if f.err != nil {
 		i.State, i.Reason = PluginRefused, f.err.Error()
 	}

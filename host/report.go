@@ -26,6 +26,8 @@ type Report struct {
 	Outcome         string // complete, failed, retried, cancelled, handed_over, fenced, gone or left
 	Kind            sdk.Kind
 	Fault           sdk.Fault // Kind and Fault are empty unless the attempt failed for good
+	Attempt         int64
+	Pickup          time.Duration // from the acceptance of the job to the begin of the attempt, in ms of Redis's clock
 	FirstChunk      time.Duration
 	Took            time.Duration
 	Usage           sdk.Usage
@@ -33,7 +35,7 @@ type Report struct {
 }
 
 func (a *attempt) account(outcome string, err error) Report {
-	r := Report{Model: a.model, Outcome: outcome, Took: a.took}
+	r := Report{Attempt: a.Number, Pickup: a.Begun.Sub(a.Created), Model: a.model, Outcome: outcome, Took: a.took}
 	if a.route.plugin != nil {
 		r.Provider = a.route.plugin.name
 	}

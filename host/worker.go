@@ -39,6 +39,7 @@ type worker struct {
 	running      *running
 	budget       *semaphore.Weighted // bytes waiting for Redis, of all attempts
 	report       func(Report)
+	metrics      *metrics
 	log          *slog.Logger
 }
 
