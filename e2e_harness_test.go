@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // patience bounds every wait of these tests. It is long because it only matters
@@ -275,7 +277,7 @@ func (s *server) start() {
 	s.t.Helper()
 	s.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", s.socket, "--dir", s.dir,
 		"--save", "", "--appendonly", "yes", "--appendfsync", "everysec")
-	if err := s.cmd.Start(); err != nil {
+	if err := redistest.Launch(s.cmd); err != nil {
 		s.t.Fatal(err)
 	}
 	c := redis.NewClient(&redis.Options{Addr: s.socket, MaxRetries: -1})

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // A question is answered on every kind of Redis that redis.url can name.
@@ -80,7 +82,7 @@ func daemon(t *testing.T, args ...string) {
 	cmd := exec.Command("redis-server", args...)
 	log := &logBuffer{}
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
+	if err := redistest.Launch(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

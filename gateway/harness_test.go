@@ -22,6 +22,7 @@ import (
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/proto/job"
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // deadline is how long a test waits for an event that must come.
@@ -62,7 +63,7 @@ func serverRedis(t testing.TB) redis.UniversalClient {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	sock := filepath.Join(dir, "redis.sock")
 	cmd := exec.Command(program, "--port", "0", "--unixsocket", sock, "--save", "", "--dir", dir)
-	if err := cmd.Start(); err != nil {
+	if err := redistest.Launch(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sluicehq/sluice/proto/job"
+	"github.com/sluicehq/sluice/proto/job/redistest"
 )
 
 // soon bounds every wait of the tests. It is only ever reached by a failure.
@@ -73,7 +74,7 @@ func (s *server) start() {
 	var out bytes.Buffer
 	s.cmd = exec.Command("redis-server", s.args...)
 	s.cmd.Stdout, s.cmd.Stderr = &out, &out
-	if err := s.cmd.Start(); err != nil {
+	if err := redistest.Launch(s.cmd); err != nil {
 		s.t.Fatal(err)
 	}
 	for end := time.Now().Add(soon); ; {

@@ -1,6 +1,7 @@
 // Package redistest starts the Redis servers that tests run on: one, with a
 // replica and Sentinels beside it, or a Cluster. They live in folders of their
-// own, listen on loopback or unix sockets alone, and end with the test.
+// own, listen on loopback or unix sockets alone, and end with the test, on Linux
+// even with one that is killed.
 //
 // The program is redis-server, or what SLUICE_REDIS_SERVER names: with
 // SLUICE_REDIS_SERVER=valkey-server the tests run on Valkey. Without the
@@ -107,7 +108,7 @@ func (s *Server) Start() error {
 	s.out = &bytes.Buffer{}
 	s.cmd = exec.Command(s.program, s.args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	if err := s.cmd.Start(); err != nil {
+	if err := Launch(s.cmd); err != nil {
 		return fmt.Errorf("start a Redis: %w", err)
 	}
 	end := time.Now().Add(patience)
