@@ -54,6 +54,9 @@ func (b *bench) whole(ctx context.Context) (*whole, error) {
 	c := config.Default()
 	c.Host.ID, c.Host.Grace = "bench", time.Second
 	rdb, gateway := b.redis.client(), b.redis.client()
+	if err := rdb.FlushDB(ctx).Err(); err != nil { // else it would take over what the other parts left
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	w := &whole{store: job.NewStore(gateway, job.Options{}), tasks: job.NewQueue(gateway), reports: make(chan hosts.Report, 1024)}
 	w.tail = job.NewTail(w.store, slog.New(slog.DiscardHandler), job.TailOptions{})
@@ -174,6 +177,9 @@ func (b *bench) writes(ctx context.Context) error {
 		case r = <-w.reports:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if r.Model != "paced" || r.Appends == 0 {
+			return errors.Join(fmt.Errorf("not the report of a stream: %+v", r), w.stop())
 		}
 		seen := float64(r.Appends) * 1000 / float64(n)
 		b.row(fmt.Sprintf("%d tokens/s", c.rate), fmt.Sprintf("%.0f", seen), verdict(seen <= c.most, fmt.Sprintf("≤ %.0f", c.most)))
