@@ -4,6 +4,7 @@ package guests
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -188,21 +189,14 @@ func TestConformance(t *testing.T) {
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
 			p := l.load(t)
-			sdktest.Run(t, p, echo(p.Name, l.name != "assemblyscript"))
+			sdktest.Run(t, p, echo(p.Name))
 		})
 	}
 }
 
-// echo is the bundled echo's table, which the examples follow as far as their languages are to be
-// shown: what they leave out is listed as skipped.
-func echo(model string, whole bool) sdktest.Options {
+// echo is the bundled echo's table, and what readers of requests that are written by hand get wrong.
+func echo(model string) sdktest.Options {
 	o := sdktest.Echo(model)
-	o.Without = map[string]string{}
-	if !whole {
-		for _, check := range []string{"reasoning", "tool call", "refusal", "cut", "error *", "resume"} {
-			o.Without[check] = "the example doesn't play it, so that it stays short"
-		}
-	}
 	talk := question(model, "one", nil)
 	talk.Messages = []sdk.Message{
 		{Role: sdk.RoleSystem, Parts: []sdk.Part{sdk.TextPart("not this")}},
@@ -216,7 +210,23 @@ func echo(model string, whole bool) sdktest.Options {
 	misled := question(model, "one", nil)
 	delete(misled.Options, "delay_ms")
 	misled.Settings = sdk.Settings(`{"a":[{"delay_ms":1}],"delay_ms":"long"}`)
+	escapes := question(model, "one", nil)
+	escapes.Options["error"] = json.RawMessage(`{ "kind" : "limited", "other": {"message": ["no"]}, "message": "\"q\" \\ \t \u00fc \ud83d\ude42 ü" }`)
+	off := question(model, "one", nil)
+	for _, option := range []string{"reasoning", "refusal", "tool_call"} {
+		off.Options[option] = json.RawMessage("false")
+	}
+	tool := question(model, "", map[string]any{"tool_call": true, "usage": false})
+	wrong, long := question(model, "one two", nil), question(model, "one two", nil)
+	wrong.Prefix, long.Prefix = "one three", "one two three"
 	o.Cases = append(o.Cases,
+		sdktest.Case{Name: "escapes", Request: escapes, Chunks: []sdk.Chunk{}, Err: &sdk.Error{Kind: sdk.Limited, Fault: sdk.Upstream, Message: "\"q\" \\ \t ü 🙂 ü"}},
+		sdktest.Case{Name: "options that are off", Request: off, Text: "one"},
+		sdktest.Case{Name: "a tool of its own", Request: tool, Answer: []sdk.Chunk{
+			sdk.ToolCall{ID: "call_1", Name: "echo", Arguments: `{"text":"echo"}`}, sdk.Finish{Reason: sdk.FinishToolCalls},
+		}},
+		sdktest.Case{Name: "another prefix", Request: wrong, Resume: true, Err: &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller}},
+		sdktest.Case{Name: "a longer prefix", Request: long, Resume: true, Err: &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller}},
 		sdktest.Case{Name: "talk", Request: talk, Text: "one two"},
 		sdktest.Case{Name: "bad settings", Request: misled, Chunks: []sdk.Chunk{}, Err: &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller}},
 	)

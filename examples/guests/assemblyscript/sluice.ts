@@ -17,7 +17,7 @@
 @external("sluice_v1", "log") declare function host_log(level: u32, p: usize, n: u32): i32;
 @external("wasi_snapshot_preview1", "poll_oneoff") declare function poll_oneoff(subs: usize, events: usize, n: u32, count: usize): i32;
 
-export const TEXT: u32 = 1, USAGE: u32 = 7, FINISH: u32 = 8; // kinds of emit
+export const TEXT: u32 = 1, REASONING: u32 = 2, TOOL_CALL: u32 = 3, REFUSAL: u32 = 4, USAGE: u32 = 7, FINISH: u32 = 8; // kinds of emit
 
 export function sluice_abi(): i32 {
   return 1 << 16;
@@ -32,23 +32,35 @@ export function abort(message: string | null, file: string | null, line: u32, co
 
 // What comes back.
 
-export function describe(name: string, version: string): i32 {
+/** resumes: whether there is an export sluice_resume. */
+export function describe(name: string, version: string, resumes: bool): i32 {
   const m = new Message();
   m.text(1, name);
   m.text(2, version);
   m.text(3, "assemblyscript");
   m.number(5, 1); // sluice_configure checks
+  m.number(8, resumes);
   return output(0, m.data, m.length);
 }
 
-/** Ends a call: `return fail(…)`. Kinds and faults are those of message Error. */
-export function fail(kind: string, fault: string, message: string): i32 {
+/**
+ * Ends a call: `return fail(…)`. Kinds and faults are those of message Error; an
+ * empty fault is the kind's usual one.
+ */
+export function fail(kind: string, fault: string, message: string, waitMs: u64 = 0, status: u64 = 0, code: string = ""): i32 {
   const m = new Message();
   m.text(1, kind);
   m.text(2, fault);
   m.text(3, message);
+  m.number(4, waitMs);
+  m.number(5, status);
+  m.text(6, code);
   output(1, m.data, m.length);
   return 1;
+}
+
+export function invalid(why: string): i32 {
+  return fail("invalid", "caller", why);
 }
 
 /** Text in UTF-8, see encode: what is emitted more than once is encoded once. */
@@ -56,10 +68,33 @@ export function emitText(utf8: ArrayBuffer): i32 {
   return host_emit(TEXT, changetype<usize>(utf8), utf8.byteLength);
 }
 
-export function emitUsage(input: u64, output: u64): i32 {
+export function emitRefusal(utf8: ArrayBuffer): i32 {
+  return host_emit(REFUSAL, changetype<usize>(utf8), utf8.byteLength);
+}
+
+export function emitReasoning(text: string, signature: string): i32 {
+  const m = new Message();
+  m.text(1, text);
+  m.text(2, signature);
+  return host_emit(REASONING, m.data, m.length);
+}
+
+/** Begins a tool call with its id and name, goes on with pieces of its arguments, and ends it. */
+export function emitToolCall(id: string, name: string, args: string, end: bool): i32 {
+  const m = new Message();
+  m.text(2, id);
+  m.text(3, name);
+  m.text(4, args);
+  m.number(5, end);
+  return host_emit(TOOL_CALL, m.data, m.length);
+}
+
+/** Tokens; reasoning is how many of the output were. */
+export function emitUsage(input: u64, output: u64, reasoning: u64): i32 {
   const m = new Message();
   m.number(1, input);
   m.number(2, output);
+  m.number(3, reasoning);
   return host_emit(USAGE, m.data, m.length);
 }
 
@@ -136,6 +171,7 @@ export class Request {
   prompt: string = ""; // the text of the last message of the user
   maxTokens: u64 = 0; // 0: no limit
   settings: string = "{}"; // a JSON object
+  prefix: string = ""; // what a resumed answer goes on after
   private options: Map<string, string> = new Map(); // JSON values
 
   constructor() {
@@ -146,6 +182,7 @@ export class Request {
       } else if (f.number == 10) this.maxTokens = f.value;
       else if (f.number == 14) this.settings = f.text();
       else if (f.number == 15) this.options.set(text(f.bytes(), 1), text(f.bytes(), 2));
+      else if (f.number == 16) this.prefix = f.text();
     }
   }
 
@@ -153,6 +190,24 @@ export class Request {
   option(name: string): string {
     return this.options.has(name) ? this.options.get(name) : "";
   }
+
+  /** An option that isn't false. */
+  wanted(name: string): string {
+    const json = this.option(name);
+    return json == "false" ? "" : json;
+  }
+}
+
+/** Cuts text into pieces of about n bytes, and no character apart. */
+export function pieces(text: string, n: i32): Array<string> {
+  const pieces = new Array<string>(), utf8 = encode(text);
+  for (let at = 0; at < utf8.byteLength; ) {
+    const from = at;
+    at = min(at + n, utf8.byteLength);
+    while (at < utf8.byteLength && (load<u8>(changetype<usize>(utf8) + at) & 0xc0) == 0x80) at++;
+    pieces.push(String.UTF8.decodeUnsafe(changetype<usize>(utf8) + from, at - from));
+  }
+  return pieces;
 }
 
 /** The settings that a call of sluice_configure is about: a JSON object. */
@@ -178,6 +233,52 @@ export function member(object: string, name: string): string {
     }
   }
   return "";
+}
+
+/** What a JSON string says, or "" if it isn't one. */
+export function unquote(json: string): string {
+  if (json.charCodeAt(0) != 0x22 /* " */) return "";
+  let out = "";
+  for (let i = 1; i < json.length - 1; i++) {
+    let c = json.charCodeAt(i);
+    if (c == 0x5c /* \ */) {
+      c = json.charCodeAt(++i);
+      switch (c) {
+        case 0x62: c = 0x08; break; // b
+        case 0x66: c = 0x0c; break; // f
+        case 0x6e: c = 0x0a; break; // n
+        case 0x72: c = 0x0d; break; // r
+        case 0x74: c = 0x09; break; // t
+        case 0x75: c = <i32>parseInt(json.substr(i + 1, 4), 16); i += 4; // u
+      }
+    }
+    out += String.fromCharCode(c);
+  }
+  return out;
+}
+
+/** Reads a JSON number that is whole and not negative; -1 if it is something else. */
+export function whole(json: string, otherwise: i64): i64 {
+  if (json == "") return otherwise;
+  if (json.length > 9) return -1;
+  for (let i = 0; i < json.length; i++) if (json.charCodeAt(i) < 48 || json.charCodeAt(i) > 57) return -1;
+  return I64.parseInt(json);
+}
+
+function space(c: i32): bool {
+  return c == 0x20 || c == 0x09 || c == 0x0d || c == 0x0a;
+}
+
+/** Cuts text into words, each with the space before it. */
+export function split(text: string): Array<string> {
+  const words = new Array<string>();
+  for (let at = 0; at < text.length; ) {
+    const from = at;
+    while (at < text.length && space(text.charCodeAt(at))) at++;
+    while (at < text.length && !space(text.charCodeAt(at))) at++;
+    words.push(text.substring(from, at));
+  }
+  return words;
 }
 
 // Protobuf: https://protobuf.dev/programming-guides/encoding/

@@ -3,7 +3,7 @@ import { Request, Response, describe, emitFinish, emitText, fail, failed, member
 export { sluice_abi } from "../sluice";
 
 export function sluice_describe(): i32 {
-  return describe("try", "0.1.0");
+  return describe("try", "0.1.0", false);
 }
 
 export function sluice_configure(): i32 {
