@@ -26,6 +26,7 @@ type call struct {
 	fuel    int64 // given so far
 	budget  int64 // of fuel; 0 for none
 	polite  int64 // the fuel after which it makes room for others
+	favours int64 // the fuel that the host's work for it was worth, since that was last looked at
 
 	output  [2][]byte
 	left    int64      // of the bytes that may be emitted

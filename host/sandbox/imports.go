@@ -97,11 +97,27 @@ func (c *call) spend(fuel int64) {
 	}
 }
 
-// spendOn counts the host's work on n bytes for a guest.
-func (c *call) spendOn(n int) { c.spend(int64(n) / bytesPerFuel) }
+// spendOn counts the host's work on n bytes for a guest. Between two moments at
+// which the guest yields it may call the host a thousand times, so that one that
+// is to stop is stopped here too, when the host has done as much for it as the
+// guest may do by itself.
+func (c *call) spendOn(n int) {
+	fuel := int64(n) / bytesPerFuel
+	c.spend(fuel)
+	if c.favours += fuel; c.favours > quantum {
+		c.favours = 0
+		if c.Err() != nil {
+			panic(sys.NewExitError(sys.ExitCodeContextCanceled)) // as in yield
+		}
+	}
+}
 
-// bytesPerFuel is the rate at which the guest pays for its own bulk operations.
-const bytesPerFuel = 8
+// bytesPerFuel is the rate at which the guest pays for its own bulk operations,
+// and decoding how many times as much it costs to make something of the bytes.
+const (
+	bytesPerFuel = 8
+	decoding     = 100
+)
 
 func result(v int32) uint64 { return uint64(uint32(v)) }
 
@@ -250,6 +266,9 @@ func plausible(c sdk.Chunk) bool {
 }
 
 func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
+	if c.Err() != nil {
+		return fail(guest.ECANCELED)
+	}
 	if ptr(arg[1]) > guest.MaxMeta || int64(ptr(arg[3])) > c.plugin.m.Limits.RequestBody {
 		return fail(guest.E2BIG)
 	}
@@ -264,6 +283,7 @@ func httpOpen(c *call, mem api.Memory, arg []uint64) int32 {
 	if len(c.streams) >= c.plugin.m.Limits.OpenRequests {
 		return fail(guest.EMFILE)
 	}
+	c.spendOn(decoding * len(meta))
 	var req sdk.HTTPRequest
 	if err := req.UnmarshalBinary(meta); err != nil {
 		c.last = pluginError("made a malformed HTTP request: %v", err)
@@ -305,6 +325,7 @@ func httpHead(c *call, mem api.Memory, arg []uint64) int32 {
 	if err != nil {
 		return c.broken(err)
 	}
+	c.spendOn(decoding * len(b))
 	return give(mem, arg[1], arg[2], b)
 }
 
@@ -360,6 +381,7 @@ func logLine(c *call, mem api.Memory, arg []uint64) int32 {
 	if !ok {
 		return fail(guest.EFAULT)
 	}
+	c.spendOn(decoding * len(b))
 	c.plugin.log.line(levels[ptr(arg[0])], strings.ToValidUTF8(string(b), "\uFFFD"))
 	return 0
 }
@@ -372,5 +394,6 @@ func lastError(c *call, mem api.Memory, arg []uint64) int32 {
 	if err != nil {
 		return fail(guest.EINVAL)
 	}
+	c.spendOn(decoding * len(b))
 	return give(mem, arg[0], arg[1], b)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"github.com/sluicehq/sluice/proto/guest"
 	"github.com/sluicehq/sluice/sdk"
 	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/sys"
 )
 
 // onePage is a module that has a page of memory and nothing else.
@@ -88,4 +91,53 @@ func FuzzImports(f *testing.F) {
 			t.Errorf("%s answers %d", theirs[n-len(ours)], v)
 		}
 	})
+}
+
+// A guest that is to stop can't have the host work for it until it next yields,
+// which is a thousand calls away.
+func TestHostStopsWorkingForGuestThatIsToStop(t *testing.T) {
+	mod, err := newMemory(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem := mod.Memory()
+	log, _ := newLog(t)
+	p := &Plugin{m: &manifest.Manifest{Name: "greedy", Limits: manifest.Limits{RequestBody: 1 << 16, OpenRequests: 2}}, log: newPlainLog(log), stop: t.Context()}
+	size := uint64(mem.Size())
+	for name, arg := range map[string][]uint64{
+		guest.ImportInputRead: {0, size},
+		guest.ImportOutput:    {guest.OutputResult, 0, size},
+		guest.ImportLog:       {guest.LogInfo, 0, size},
+		guest.ImportLastError: {0, size},
+		guest.ImportHTTPOpen:  {0, size, 0, 0}, // malformed
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		c, release := p.newCall(ctx, make([]byte, size), nil)
+		c.last = pluginError("%s", strings.Repeat("x", 10_000))
+		cancel()
+		calls, answer := 0, int32(0)
+		func() {
+			defer func() {
+				if e := recover(); e != nil {
+					if exit, ok := e.(*sys.ExitError); !ok || exit.ExitCode() != sys.ExitCodeContextCanceled {
+						t.Errorf("%s: %v", name, e)
+					}
+					answer = fail(guest.ECANCELED)
+				}
+			}()
+			for ; calls < 100 && answer != fail(guest.ECANCELED); calls++ {
+				answer = hostFuncs[name](c, mem, arg)
+			}
+		}()
+		if release(); answer != fail(guest.ECANCELED) {
+			t.Errorf("%s: still answers %d after %d calls", name, answer, calls)
+		}
+	}
+}
+
+// newMemory is an instance of onePage.
+func newMemory(t *testing.T) (api.Module, error) {
+	r := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter())
+	t.Cleanup(func() { r.Close(context.Background()) })
+	return r.Instantiate(t.Context(), onePage)
 }
