@@ -16,7 +16,7 @@ import (
 type table struct {
 	w     *tabwriter.Writer
 	worst struct{ late, wait, cycle time.Duration } // guests'
-	busy  time.Duration                             // the longest cycle beside busy Go code
+	busy  time.Duration                             // of the cycles beside busy Go code, the shorter
 	out   io.Writer
 }
 
@@ -34,7 +34,9 @@ func (t *table) calm(a *attack, o outcome) {
 	name := "(none)"
 	if a != nil {
 		name = a.name
-		t.busy = max(t.busy, o.collector.cycle)
+		if t.busy == 0 || o.collector.cycle < t.busy {
+			t.busy = o.collector.cycle
+		}
 	}
 	fmt.Fprintf(t.w, "%s\t\t\t%s\t%s\t%s\t%s\t\t\n", name, ms(o.collector.stop), ms(o.collector.cycle), ms(o.delays.quantile(50)), ms(o.delays.quantile(99)))
 }

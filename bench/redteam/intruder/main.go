@@ -112,7 +112,7 @@ func fill(_ context.Context, dirs string) error {
 	var refused error
 	for dir := range strings.FieldsSeq(dirs) {
 		file := filepath.Join(dir, "intruder")
-		err := os.WriteFile(file, make([]byte, disk), 0o600)
+		err := write(file)
 		os.Remove(file)
 		if err == nil {
 			return nil
@@ -120,6 +120,22 @@ func fill(_ context.Context, dirs string) error {
 		refused = errors.Join(refused, err)
 	}
 	return refused
+}
+
+// write is in small pieces, as it is the disk that is to be full.
+func write(file string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	piece := make([]byte, 1<<20)
+	for range disk / len(piece) {
+		if _, err := f.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // multiply is a fork bomb whose children have many threads each: small, as it is
