@@ -165,7 +165,15 @@ func TestAPIKeys(t *testing.T) {
 		wantCode(t, a.await("error"), codeUnauthorized)
 		a.closed()
 		wantOK(t, b.ask("search:start:v1", `{"query":"x"}`))
-		wantCode(t, b.ask("search:start:v1", `{"query":"x"}`), codeTooManyJobs)
+		// Ada's end and Bob's new limit are one reading of the file; hers may come first.
+		answer := b.ask("search:start:v1", `{"query":"x"}`)
+		for range 10 {
+			if answer.field(t, "ok") != true {
+				break
+			}
+			answer = b.ask("search:start:v1", `{"query":"x"}`)
+		}
+		wantCode(t, answer, codeTooManyJobs)
 		// The key is another user's now.
 		write(bob + " user=carol")
 		wantCode(t, b.await("error"), codeUnauthorized)
