@@ -27,7 +27,9 @@ func TestNoNewsOfModels(t *testing.T) {
 		if got := w.of(eventModels); len(got) != 0 {
 			t.Errorf("told without a change: %s", got)
 		}
+		f.mu.Lock()
 		f.models = append(f.models, job.ModelInfo{Name: "b"})
+		f.mu.Unlock()
 		sleep(ctx, 2*modelsPush)
 		if got := w.of(eventModels); len(got) != 1 {
 			t.Errorf("told %d times of one change", len(got))

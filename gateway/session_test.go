@@ -342,12 +342,15 @@ func TestMatches(t *testing.T) {
 }
 
 type fakeCensus struct {
+	mu     sync.Mutex // of what is changed while somebody asks
 	models []job.ModelInfo
 	err    error
 	asked  int
 }
 
 func (f *fakeCensus) Models(context.Context) ([]job.ModelInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.asked++
 	if f.err != nil {
 		return nil, f.err
