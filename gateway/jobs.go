@@ -83,7 +83,7 @@ func (s *session) startJob(ctx context.Context, req request) (answer, func(), er
 		s.c.metrics.starts.Inc()
 		s.log.Info("job accepted", "job", j.ID, "model", first(j.Models))
 	}
-	started := encode(job.Started{JobID: j.ID, Query: j.Query, Model: first(j.Models)})
+	started := encode(job.Started{JobID: j.ID, Query: j.Query, Model: first(j.Models), Created: st.Created.UnixMilli()})
 	return ans, func() {
 		if created && earlier { // whose record has been lost
 			s.renew(j.ID)
