@@ -335,7 +335,7 @@ func halfPast() time.Duration {
 }
 
 // scoreOf is when the task in a set of delayed tasks is due.
-func scoreOf(t *testing.T, rdb *redis.Client, set string) time.Time {
+func scoreOf(t *testing.T, rdb redis.UniversalClient, set string) time.Time {
 	t.Helper()
 	var at time.Time
 	eventually(t, "the task to be delayed", func() bool {
@@ -385,7 +385,7 @@ func TestRetryAfterIsNeverEarly(t *testing.T) {
 		})
 		put(t, rdb, "default", "a#1")
 		want := <-due
-		if got := scoreOf(t, rdb.(*redis.Client), "retry"); got.Before(want) {
+		if got := scoreOf(t, rdb, "retry"); got.Before(want) {
 			t.Errorf("due at %v for %v", got, want)
 		}
 		if got := <-second; got.Before(want) {

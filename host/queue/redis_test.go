@@ -3,14 +3,12 @@ package queue
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -134,55 +132,21 @@ func mini(t testing.TB) *redis.Client {
 func onEach(t *testing.T, f func(t *testing.T, rdb redis.UniversalClient)) {
 	t.Run("redis-server", func(t *testing.T) { t.Parallel(); f(t, redisServer(t).client()) })
 	t.Run("miniredis", func(t *testing.T) { t.Parallel(); f(t, mini(t)) })
+	t.Run("cluster", func(t *testing.T) { t.Parallel(); f(t, redisCluster(t)) })
 }
 
-// redisCluster starts 3 masters.
+// shared is a Cluster of 3 masters that the tests of this package have in turn.
+var shared redistest.Share
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	shared.Close()
+	os.Exit(code)
+}
+
 func redisCluster(t *testing.T) *redis.ClusterClient {
-	cli := tool(t, "redis-cli")
-	var addrs []string
-	for range 3 {
-		port := freePort(t)
-		dir := t.TempDir()
-		s := &server{t: t, addr: "127.0.0.1:" + port}
-		s.args = []string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--cluster-enabled", "yes",
-			"--cluster-config-file", filepath.Join(dir, "nodes"), "--cluster-node-timeout", "5000"}
-		s.start()
-		t.Cleanup(s.kill)
-		addrs = append(addrs, s.addr)
-	}
-	args := append([]string{"--cluster", "create"}, addrs...)
-	out, err := exec.Command(cli, append(args, "--cluster-yes")...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("create the cluster: %v\n%s", err, out)
-	}
-	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
-	t.Cleanup(func() { rdb.Close() })
-	eventually(t, "all nodes to see the cluster", func() bool {
-		err := rdb.ForEachMaster(context.Background(), func(ctx context.Context, c *redis.Client) error {
-			info, err := c.ClusterInfo(ctx).Result()
-			if err == nil && !strings.Contains(info, "cluster_state:ok") {
-				err = fmt.Errorf("not yet")
-			}
-			return err
-		})
-		return err == nil
-	})
-	return rdb
-}
-
-// freePort finds a port whose cluster bus port (10000 above) is in range.
-func freePort(t *testing.T) string {
-	for {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		l.Close()
-		if port < 55000 {
-			return strconv.Itoa(port)
-		}
-	}
+	t.Helper()
+	return shared.Get(t).Client(t)
 }
 
 // tick is the pause between two looks at something that tells no event.
