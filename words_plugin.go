@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -28,6 +29,7 @@ const pluginHelp = `What can be done with plugins, without Redis:
          [--model M] [--prompt P] [--long P] [--option NAME=VALUE]... [--echo]
   sluice plugin new NAME [FOLDER]        begins a new one, with a test that passes
   sluice plugin build MANIFEST FOLDER    builds it: artifact, and manifest with its digest
+         [--engine FILE]                 what a script runs on
 
 Settings, secrets and limits come from the configuration, as they would for a
 host: --config FILE and so on work here too.
@@ -46,6 +48,7 @@ func plugin(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	asJSON, echo := flags.Bool("json", false, ""), flags.Bool("echo", false, "")
 	prompt, long := flags.String("prompt", "Say hello.", ""), flags.String("long", "", "")
 	model, system := flags.String("model", "", ""), flags.String("system", "", "")
+	engine := flags.String("engine", "", "")
 	pairs := flags.StringArray("option", nil, "")
 	if err := flags.Parse(args); err != nil && !errors.Is(err, pflag.ErrHelp) {
 		return &usageError{err.Error()}
@@ -65,7 +68,14 @@ func plugin(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	bench := func() (*workshop.Bench, error) { return newBench(flags, stdout, stderr) }
 	switch {
 	case word == "build" && len(rest) == 2:
-		m, err := manifest.Build(ctx, rest[0], rest[1])
+		if *engine == "" {
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("find the engine for scripts beside the binary: %w", err)
+			}
+			*engine = filepath.Join(filepath.Dir(exe), "examples", "javascript", "engine.wasm") // where make leaves it
+		}
+		m, err := manifest.Builder{Engine: *engine}.Build(ctx, rest[0], rest[1])
 		if err != nil {
 			return err
 		}
@@ -122,7 +132,7 @@ func plugin(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 // own refuses the flags of other words.
 func own(flags *pflag.FlagSet, word string) error {
 	words := map[string][]string{
-		"json": {"list"}, "echo": {"test"}, "prompt": {"test"}, "long": {"test"},
+		"json": {"list"}, "engine": {"build"}, "echo": {"test"}, "prompt": {"test"}, "long": {"test"},
 		"model": {"run", "test"}, "system": {"run", "test"}, "option": {"run", "test"},
 	}
 	var err error

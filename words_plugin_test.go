@@ -31,8 +31,11 @@ func TestPluginWords(t *testing.T) {
 			t.Fatalf("build: %q, %v", out, err)
 		}
 	}
-	for name, text := range map[string]string{"broken/plugin.yaml": "name: broken\n", "no-plugin/README": ""} {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join("plugins", name)), 0o755), os.WriteFile(filepath.Join("plugins", name), []byte(text), 0o600)); err != nil {
+	for name, text := range map[string]string{
+		"plugins/broken/plugin.yaml": "name: broken\n", "plugins/no-plugin/README": "", "script.js": "plugin({})",
+		"script.yaml": "name: script\nversion: 0.1.0\nprotocol: 1\nruntime: wasm\nartifact: script.wasm\nscript: script.js\nmodels: [{name: script}]\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -61,6 +64,8 @@ func TestPluginWords(t *testing.T) {
 		{name: "no word", args: nil, err: "write: sluice plugin list, verify, run, test or new", usage: true},
 		{name: "other word", args: []string{"lst"}, err: "write: sluice plugin list", usage: true},
 		{name: "run without a prompt", args: []string{"run", "plugins/echo"}, err: "write: sluice plugin run FOLDER PROMPT", usage: true},
+		{name: "build a script without its engine", args: []string{"build", "script.yaml", "plugins/script"}, err: filepath.Join("examples", "javascript", "engine.wasm") + "\"); make it once"},
+		{name: "build a script with another engine", args: []string{"build", "script.yaml", "plugins/script", "--engine", "sluice.yaml"}, err: "sluice.yaml: this is no engine for scripts"},
 		{name: "flag of another word", args: []string{"verify", "plugins/echo", "--json"}, err: "--json belongs to sluice plugin list", usage: true},
 		{name: "flag of nobody", args: []string{"list", "--jsno"}, err: "jsno", usage: true},
 		{name: "option without a value", args: []string{"run", "plugins/echo", "x", "--option", "y"}, err: `--option "y" is not NAME=VALUE`, usage: true},

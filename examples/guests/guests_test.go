@@ -73,7 +73,7 @@ func (l *language) build(tb testing.TB) string {
 			return
 		}
 		l.dir = filepath.Join(scratch, l.name)
-		_, l.err = manifest.Build(context.Background(), filepath.Join(stage(), l.name, manifest.File), l.dir)
+		_, l.err = builder().Build(context.Background(), filepath.Join(stage(), l.name, manifest.File), l.dir)
 	})
 	if l.err != nil {
 		tb.Fatal(l.err)
@@ -82,6 +82,10 @@ func (l *language) build(tb testing.TB) string {
 }
 
 func stage() string { return filepath.Join(scratch, "stage") }
+
+func builder() manifest.Builder {
+	return manifest.Builder{Engine: filepath.Join(stage(), "javascript", "engine.wasm")}
+}
 
 // scratch is where this run builds.
 var scratch string
@@ -166,20 +170,24 @@ func (l *language) load(tb testing.TB) sdk.Provider {
 	return p.Provider()
 }
 
-// install makes a plugin that the tests use out of its artifact.
-func install(t *testing.T, artifact string) string {
+// install makes a plugin that the tests use out of its artifact, or of a script.
+func install(t *testing.T, source string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for from, to := range map[string]string{artifact: "try.wasm", "testdata/plugin.yaml": manifest.File} {
-		b, err := os.ReadFile(from)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, to), b, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	text, err := os.ReadFile("testdata/plugin.yaml")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := manifest.Build(t.Context(), filepath.Join(dir, manifest.File), filepath.Join(dir, "built")); err != nil {
+	file := "try.wasm"
+	if filepath.Ext(source) == ".js" {
+		file = filepath.Base(source)
+		text = append(text, "script: "+file+"\n"...)
+	}
+	b, err := os.ReadFile(source)
+	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, file), b, 0o644), os.WriteFile(filepath.Join(dir, manifest.File), text, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := builder().Build(t.Context(), filepath.Join(dir, manifest.File), filepath.Join(dir, "built")); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "built")

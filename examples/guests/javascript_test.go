@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -23,11 +22,7 @@ import (
 func script(t *testing.T, source string, op manifest.Operator) (*sandbox.Plugin, *text, error) {
 	t.Helper()
 	javascript.build(t)
-	engine, artifact := filepath.Join(stage(), "javascript", "engine.wasm"), filepath.Join(t.TempDir(), "try.wasm")
-	if out, err := exec.Command("node", "javascript/engine/build.mjs", engine, source, artifact).CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return try(t, install(t, artifact), op)
+	return try(t, install(t, source), op)
 }
 
 func TestJavaScript(t *testing.T) {

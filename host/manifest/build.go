@@ -13,12 +13,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// Build is [Builder.Build] for plugins that aren't scripts.
+func Build(ctx context.Context, src, outDir string) (*Manifest, error) {
+	return Builder{}.Build(ctx, src, outDir)
+}
+
+// Builder builds plugins. The zero value builds all but scripts.
+type Builder struct {
+	Engine string // file: the module that runs scripts, see examples/guests/javascript
+}
+
 // Build makes a loadable plugin directory out of a manifest that lies beside
-// its source: the artifact is compiled when the source directory holds Go
-// files, and copied when it doesn't; the manifest is copied with the digest
+// its source. When the manifest names a script, the artifact is the engine with
+// that script in it; else it is compiled when the source directory holds Go
+// files, and copied when it doesn't. The manifest is copied with the digest
 // filled in. The plugin built before in outDir is replaced at the end, so a
 // failed build leaves it as it was.
-func Build(ctx context.Context, src, outDir string) (*Manifest, error) {
+func (b Builder) Build(ctx context.Context, src, outDir string) (*Manifest, error) {
 	text, err := readBounded(src, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
@@ -36,14 +47,14 @@ func Build(ctx context.Context, src, outDir string) (*Manifest, error) {
 	}
 	defer os.RemoveAll(tmp)
 	artifact := filepath.Join(tmp, m.Artifact)
-	if err := m.makeArtifact(ctx, filepath.Dir(src), artifact); err != nil {
+	if err := b.makeArtifact(ctx, m, filepath.Dir(src), artifact); err != nil {
 		return nil, fmt.Errorf("build plugin %s: %w", m.Name, err)
 	}
-	b, err := readBounded(artifact, maxArtifact)
+	built, err := readBounded(artifact, maxArtifact)
 	if err != nil {
 		return nil, fmt.Errorf("build plugin %s: %w", m.Name, err)
 	}
-	sum := sha256.Sum256(b)
+	sum := sha256.Sum256(built)
 	if text, err = withDigest(text, hex.EncodeToString(sum[:])); err != nil {
 		return nil, fmt.Errorf("build plugin %s: %w", m.Name, err)
 	}
@@ -60,13 +71,16 @@ func Build(ctx context.Context, src, outDir string) (*Manifest, error) {
 	return Load(outDir)
 }
 
-func (m *Manifest) makeArtifact(ctx context.Context, srcDir, out string) error {
+func (b Builder) makeArtifact(ctx context.Context, m *Manifest, srcDir, out string) error {
+	if m.Script != "" {
+		return guestOfScript(b.Engine, filepath.Join(srcDir, m.Script), out)
+	}
 	goFiles, err := filepath.Glob(filepath.Join(srcDir, "*.go"))
 	if err != nil {
 		return err
 	}
 	if len(goFiles) == 0 {
-		b, err := readBounded(filepath.Join(srcDir, m.Artifact), maxArtifact)
+		artifact, err := readBounded(filepath.Join(srcDir, m.Artifact), maxArtifact)
 		if err != nil {
 			return err
 		}
@@ -74,7 +88,7 @@ func (m *Manifest) makeArtifact(ctx context.Context, srcDir, out string) error {
 		if m.Runtime == Wasm {
 			mode = 0o644
 		}
-		return os.WriteFile(out, b, mode)
+		return os.WriteFile(out, artifact, mode)
 	}
 	if out, err = filepath.Abs(out); err != nil {
 		return err

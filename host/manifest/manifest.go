@@ -51,6 +51,7 @@ type Manifest struct {
 	Protocol    int
 	Runtime     Runtime
 	Artifact    string   // a file name in Dir
+	Script      string   // what the artifact is built from, a file name beside the source's manifest; "" if not from a script
 	SHA256      string   // of the artifact, lower-case hex
 	Env         []string // variables of the host's environment that a native plugin sees
 	Files       []string // absolute paths that a native plugin may read

@@ -95,6 +95,8 @@ func TestParseRefuses(t *testing.T) {
 		"unknown top key":     {full + "permissions: {}\n", []string{":25", "permissions", "not a known key", "remove it"}},
 		"missing":             {swap("artifact: acme.wasm\n", ""), []string{"artifact", "is missing", "file beside the manifest"}},
 		"path in artifact":    {swap("acme.wasm", "../acme.wasm"), []string{":6", "artifact", "../acme.wasm", "without a path"}},
+		"script elsewhere":    {full + "script: ../acme.js\n", []string{":25", "script", "../acme.js", "beside the manifest"}},
+		"script as a program": {swap("runtime: wasm", "runtime: native") + "script: acme.js\n", []string{":25", "script", "acme.js", "runtime native", "use runtime: wasm"}},
 		"future protocol":     {swap("protocol: 1", "protocol: 2"), []string{"protocol", "2", "another version of sluice"}},
 		"runtime":             {swap("runtime: wasm", "runtime: python"), []string{"runtime", "python", "native"}},
 		"twice":               {full + "name: acme\n", []string{":25", "name", "given twice"}},

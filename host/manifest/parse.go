@@ -66,7 +66,7 @@ type wire struct {
 	Name, Version, Description string
 	Protocol                   int
 	Runtime                    Runtime
-	Artifact                   string
+	Artifact, Script           string
 	SHA256                     string `yaml:"sha256"`
 	Env, Files                 []string
 	Models                     []wireModel
@@ -111,7 +111,10 @@ func parse(file string, b []byte) (*Manifest, error) {
 	}
 	m := &Manifest{
 		Name: w.Name, Version: w.Version, Description: w.Description, Protocol: w.Protocol, Runtime: w.Runtime,
-		Artifact: w.Artifact, SHA256: w.SHA256, Env: w.Env, Files: w.Files, egress: w.Egress, bound: map[string][]string{},
+		Artifact: w.Artifact, Script: w.Script, SHA256: w.SHA256, Env: w.Env, Files: w.Files, egress: w.Egress, bound: map[string][]string{},
+	}
+	if m.Script != "" && m.Runtime != Wasm {
+		return nil, fail(&Problem{path: []string{"script"}, Field: "script", Value: m.Script, Message: "can't be run by runtime " + string(m.Runtime), Remedy: "use runtime: wasm"})
 	}
 	for _, wm := range w.Models {
 		m.Models = append(m.Models, Model(wm))

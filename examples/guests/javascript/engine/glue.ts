@@ -1,6 +1,6 @@
 // Between the JavaScript engine and the host: the engine's imports are answered
 // here, and the host's calls become calls of the function that prelude.js makes.
-// build.mjs merges this module with the engine and the scripts, so that all of
+// engine.mjs merges this module with the engine and the texts, so that all of
 // them share one memory. It has no strings, no allocator and no stack of its own,
 // because that memory is the engine's.
 
@@ -31,9 +31,11 @@
 @external("env", "wasm_malloc") declare function malloc(n: u32): usize;
 @external("env", "wasm_free") declare function free(p: usize): void;
 
-/** Copies the first n bytes of what build.mjs put together: SCRIPTS sizes and as many texts, each with a zero at its end. */
-@external("env", "scripts") declare function scripts(to: usize, n: u32): void;
-const SCRIPTS = 5; // names of host functions, one letter each; file and text of prelude.js and of the plugin
+// Each copies the first n bytes of some sizes and as many texts, which have a zero at their end.
+/** Three that engine.mjs put there: names of host functions, one letter each; file and text of prelude.js. */
+@external("env", "prelude") declare function prelude(to: usize, n: u32): void;
+/** Two that `sluice plugin build` put there: file and text of the plugin. */
+@external("env", "script") declare function script(to: usize, n: u32): void;
 
 // The host, see proto/guest.
 @external("sluice_v1", "input_len") declare function input_len(): i32;
@@ -55,7 +57,6 @@ const BUFFER: u32 = 64 << 10; // no head, error or piece of a body is larger
 let dispatch: usize = 0; // the function that prelude.js makes
 let undefined_: usize = 0;
 let scratch: usize = 0;
-let texts: usize = 0;
 let argument: usize = 0;
 
 // What the host calls.
@@ -76,34 +77,31 @@ function start(): void {
   scratch = malloc(BUFFER);
   argument = malloc(4);
   undefined_ = qjs_get_undefined();
-  scripts(scratch, 4 * SCRIPTS);
-  let size: u32 = 4 * SCRIPTS;
-  for (let i = 0; i < SCRIPTS; i++) size += load<u32>(scratch + 4 * i);
-  texts = malloc(size);
-  scripts(texts, size);
-  const names = text(0), host = qjs_new_object(), name = malloc(2);
+  prelude(scratch, 12);
+  let size = 12 + load<u32>(scratch) + load<u32>(scratch + 4) + load<u32>(scratch + 8);
+  let texts = malloc(size);
+  prelude(texts, size);
+  const names = texts + 12, host = qjs_new_object(), name = malloc(2);
   store<u8>(name + 1, 0);
   for (let p = names; load<u8>(p) != 0; p++) {
     store<u8>(name, load<u8>(p));
     qjs_set_prop_string(host, name, qjs_new_host_function(name, 1, 0));
   }
-  const prelude = evaluate(1, 2);
   store<u32>(argument, host);
-  dispatch = checked(qjs_call(prelude, undefined_, 1, argument));
-  evaluate(3, 4);
+  dispatch = checked(qjs_call(evaluate(texts + 4, names + load<u32>(texts)), undefined_, 1, argument));
+  script(scratch, 8);
+  size = 8 + load<u32>(scratch) + load<u32>(scratch + 4);
+  texts = malloc(size);
+  script(texts, size);
+  evaluate(texts, texts + 8);
   // A collection would touch, and so copy, all of the memory that a job shares with the others.
   qjs_run_gc();
   qjs_set_gc_threshold(8 << 20);
 }
 
-function text(which: i32): usize {
-  let p = texts + 4 * SCRIPTS;
-  for (let i = 0; i < which; i++) p += load<u32>(texts + 4 * i);
-  return p;
-}
-
-function evaluate(file: i32, source: i32): usize {
-  return checked(qjs_eval(text(source), load<u32>(texts + 4 * source) - 1, text(file), 0));
+/** Evaluates the text that follows its file's name; sizes has those of the two. */
+function evaluate(sizes: usize, file: usize): usize {
+  return checked(qjs_eval(file + load<u32>(sizes), load<u32>(sizes + 4) - 1, file, 0));
 }
 
 /** Ends in a trap if v is an exception, which has been written to the log. */
