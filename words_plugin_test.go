@@ -175,6 +175,15 @@ func TestNewPlugin(t *testing.T) {
 	if text, err := cmd.Output(); err != nil || strings.Count(string(text), "Hello\n") != 2 {
 		t.Fatalf("its next steps: %v\n%s\n%s", err, text, &steps)
 	}
+	// Its test is of what is run, and not only of the source.
+	cmd = exec.CommandContext(t.Context(), "go", "test", "-v", "-run", "TestConformance/.*/^cancelled_midway", ".")
+	cmd.Dir, cmd.Env = "parrot", append(cleanEnvironment(), "GOFLAGS=-mod=mod", "GOWORK=off", "GOPROXY=off")
+	text, err := cmd.CombinedOutput()
+	for _, kind := range []string{"in_process", "native.yaml", "sandbox.yaml"} {
+		if err != nil || !strings.Contains(string(text), "--- PASS: TestConformance/"+kind+"/cancelled_midway") {
+			t.Errorf("%s was not tested: %v\n%s", kind, err, text)
+		}
+	}
 	if out, err := sluice("plugin", "build", "parrot/native.yaml", "plugins/native"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
