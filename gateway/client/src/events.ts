@@ -6,6 +6,8 @@ export interface Usage {
   reasoning?: number;
   cacheRead?: number;
   cacheWrite?: number;
+  /** The provider told counts that can't be; these are the most that can. */
+  doubtful?: boolean;
 }
 
 /** Times of the last attempt, in ms. */
