@@ -370,7 +370,7 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 			note.Status = statusRetrying
 		}
 		if v.wait > 0 {
-			note.Message += "; trying again in " + v.wait.Round(10*time.Millisecond).String()
+			note.Message += "; trying again in " + spoken(v.wait)
 		} else {
 			note.Message += "; trying the next model"
 		}
@@ -386,6 +386,21 @@ func (a *attempt) settle(ctx context.Context, err error) (string, error) {
 		return outcomeFailed, &failedError{failed}
 	}
 	return outcomeFailed, fmt.Errorf("%w: %w", &failedError{failed}, asynq.SkipRetry)
+}
+
+// spoken writes a wait as people say it, and never a shorter one: 7 seconds, 1 minute.
+func spoken(wait time.Duration) string {
+	n, unit := int64((wait+time.Second-1)/time.Second), "second"
+	for _, larger := range []string{"minute", "hour"} {
+		if n < 120 && n != 60 {
+			break
+		}
+		n, unit = (n+59)/60, larger
+	}
+	if n != 1 {
+		unit += "s"
+	}
+	return fmt.Sprintf("%d %s", n, unit)
 }
 
 // failedPrefix begins the error with which the task of a failed job is archived.

@@ -169,6 +169,11 @@ func TestRetryMovesOnToTheNextModelUnlessLimited(t *testing.T) {
 	}
 	var at []int64
 	for _, f := range l.frames {
+		if f.Event == job.EventProgress && decode[job.Progress](t, f).Status == statusLimited {
+			if said := decode[job.Progress](t, f).Message; !strings.HasSuffix(said, "; trying again in 1 second") {
+				t.Errorf("it says %q", said)
+			}
+		}
 		if f.Event == job.EventStart || f.Event == job.EventProgress && decode[job.Progress](t, f).Status == statusLimited {
 			var stamp struct{ Timestamp int64 }
 			if err := json.Unmarshal(f.Raw, &stamp); err != nil {
@@ -179,6 +184,18 @@ func TestRetryMovesOnToTheNextModelUnlessLimited(t *testing.T) {
 	}
 	if waited := at[2] - at[1]; waited < wait.Milliseconds() {
 		t.Errorf("tried again after %d ms, told to wait %s", waited, wait)
+	}
+}
+
+func TestSpoken(t *testing.T) {
+	for wait, want := range map[time.Duration]string{
+		time.Millisecond: "1 second", time.Second: "1 second", 1001 * time.Millisecond: "2 seconds", 59 * time.Second: "59 seconds",
+		time.Minute: "1 minute", 90 * time.Second: "90 seconds", 2*time.Minute - 1: "2 minutes", 2 * time.Minute: "2 minutes",
+		2*time.Minute + 1: "3 minutes", time.Hour: "1 hour", time.Hour + time.Second: "61 minutes", 24 * time.Hour: "24 hours",
+	} {
+		if got := spoken(wait); got != want {
+			t.Errorf("%v is spoken %q, want %q", wait, got, want)
+		}
 	}
 }
 
