@@ -20,7 +20,7 @@ export class ColumnView {
     this.status = h("p", { class: "status" });
     this.attempts = h("p", { class: "note", hidden: true });
     this.thinking = h("summary");
-    this.thoughts = h("div");
+    this.thoughts = h("div", { dir: "auto" });
     this.reasoning = h("details", { class: "reasoning", hidden: true }, this.thinking, this.thoughts);
     this.thinking.addEventListener("click", () => (this.touched = true));
     this.text = h("div", { class: "text" });
@@ -85,7 +85,7 @@ export class ColumnView {
     if (this.extras.dataset.key !== key) {
       this.extras.dataset.key = key;
       while (this.calls.length < p.calls.length) this.calls.push(callView());
-      const refusal = p.refusal && h("div", { class: "refusal" }, h("b", {}, "The model declined"), h("p", {}, p.refusal));
+      const refusal = p.refusal && h("div", { class: "refusal" }, h("b", {}, "The model declined"), h("p", { dir: "auto" }, p.refusal));
       this.extras.replaceChildren(...[refusal, ...this.calls.map((v) => v.root), ...p.images.map(imageView), sourcesView(p.sources), otherView(p.other)].filter(Boolean));
     }
     p.calls.forEach((call, i) => {

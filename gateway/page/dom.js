@@ -3,6 +3,8 @@
 
 import { blocks, outlined } from "./markdown.js";
 
+// What somebody wrote is read in the direction of its own letters: dir="auto".
+
 // h makes an element. Properties that are functions listen to the event of that
 // name; false, null and undefined leave an attribute out.
 export function h(name, properties = {}, ...children) {
@@ -39,12 +41,12 @@ function inline(nodes) {
 
 function block(b) {
   switch (b.type) {
-    case "p": return h("p", {}, ...inline(b.inline));
-    case "heading": return h("h" + (b.rank ?? Math.min(6, b.level + 2)), {}, ...inline(b.inline));
+    case "p": return h("p", { dir: "auto" }, ...inline(b.inline));
+    case "heading": return h("h" + (b.rank ?? Math.min(6, b.level + 2)), { dir: "auto" }, ...inline(b.inline));
     case "rule": return h("hr");
     case "code": return codeBlock(b);
     case "quote": return h("blockquote", {}, ...b.blocks.map(block));
-    case "list": return h(b.ordered ? "ol" : "ul", { start: b.ordered && b.first !== 1 ? b.first : null }, ...b.items.map(listItem));
+    case "list": return h(b.ordered ? "ol" : "ul", { dir: "auto", start: b.ordered && b.first !== 1 ? b.first : null }, ...b.items.map(listItem));
     case "table": return table(b);
   }
 }
@@ -66,7 +68,7 @@ function codeBlock(b) {
 function table(b) {
   const row = (cells, name) => h("tr", {}, ...cells.map((c, i) => h(name, { class: b.align[i] === "left" ? null : "to-" + b.align[i], scope: name === "th" ? "col" : null }, ...inline(c))));
   return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table" },
-    h("table", {}, h("thead", {}, row(b.head, "th")), h("tbody", {}, ...b.rows.map((r) => row(r, "td")))));
+    h("table", { dir: "auto" }, h("thead", {}, row(b.head, "th")), h("tbody", {}, ...b.rows.map((r) => row(r, "td")))));
 }
 
 // Growing shows a Markdown text that grows at its end. Blocks that are finished

@@ -51,7 +51,7 @@ export class ListView {
   }
 
   #entry(q) {
-    const mark = h("span", { class: "mark", "aria-hidden": "true" }), query = h("span", { class: "q" }), about = h("span", { class: "m" }), when = h("span", { class: "when" });
+    const mark = h("span", { class: "mark", "aria-hidden": "true" }), query = h("span", { class: "q", dir: "auto" }), about = h("span", { class: "m" }), when = h("span", { class: "when" });
     const title = titleOf(q.query).slice(0, 60);
     const open = h("button", { type: "button", class: "open", tabindex: -1, click: () => this.act.open(q) }, mark, query, when, about);
     const side = (label, click) => h("button", { type: "button", class: "quiet", tabindex: -1, hidden: true, "aria-label": `${label}: ${title}`, click }, label);

@@ -95,8 +95,10 @@ export class Picker {
     if (focused !== null) [...this.list.querySelectorAll("input")].find((b) => b.value === focused)?.focus();
     this.other.hidden = patterns.length === 0;
     setText(this.note, this.offered.length === 0 ? "No host is running yet. A question waits for one." : patterns.length ? "Also any of " + [...new Set(patterns.map((m) => m.name))].join(", ") : "");
-    setText(this.button.querySelector("span"), this.chosen.length ? named(this.chosen) : "No model");
-    this.button.setAttribute("aria-label", "Models: " + (this.chosen.join(", ") || "none"));
+    const seen = this.chosen.length ? named(this.chosen) : "No model";
+    setText(this.button.querySelector("span"), seen);
+    // Its name holds what is seen of it: https://www.w3.org/TR/WCAG22/#label-in-name
+    this.button.setAttribute("aria-label", this.chosen.every((n) => seen.includes(n)) ? "Models: " + seen : seen + ": " + this.chosen.join(", "));
   }
 
   // pick takes a model or leaves it out, within the bounds: one at least.

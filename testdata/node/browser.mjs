@@ -68,6 +68,7 @@ export async function audit(page, where) {
       const r = e.getBoundingClientRect();
       if (seen(e) && !e.closest("label") && (r.width < 24 || r.height < 22)) say(`small, ${Math.round(r.width)} × ${Math.round(r.height)}`, e);
     }
+    for (const e of document.querySelectorAll(".mark")) if (seen(e) && e.offsetWidth !== e.offsetHeight) say(`squeezed, ${e.offsetWidth} × ${e.offsetHeight}`, e.parentElement);
     for (const e of document.querySelectorAll("[tabindex]")) if (e.tabIndex > 0) say("own order of tabs", e);
 
     const parse = (c) => {

@@ -98,6 +98,33 @@ await run(browser, screenshots, "states", async () => {
   assert.match(await column.locator(".track").getAttribute("aria-label"), /queued 1\.20 s, first chunk 400 ms, streaming 2\.70 s/);
   await check("beside-the-text");
 
+  // Names that are long, more of them than the button has room for, and an answer in
+  // two directions of writing.
+  const long = "alpha-of-a-family-whose-names-tell-all-that-is-in-them-2026-preview";
+  const choose = async (...wanted) => {
+    await page.locator("#models").click();
+    for (const on of [true, false]) for (const m of ["alpha", "gamma", long]) if (wanted.includes(m) === on) await page.locator(`#models-list input[value="${m}"]`).setChecked(on);
+  };
+  await hand("models", { models: ["alpha", "gamma", long] });
+  await page.locator(`#models-list input[value="${long}"]`).waitFor({ state: "attached" });
+  await choose("alpha", "gamma", long);
+  assert.equal(await page.locator("#models").getAttribute("aria-label"), `3 models: alpha, gamma, ${long}`);
+  await check("models-with-long-names");
+  await page.locator("#models").click();
+  await choose(long);
+  await page.locator("#models").click();
+  const both = await ask("שאלה");
+  await hand("begin", { job: both, attempt: 1 });
+  await hand("text", { job: both, text: "שלום **עולם**\n\n- אחת\n- שתים\n\nand `on`" });
+  await hand("complete", { job: both });
+  await is("complete");
+  const reads = (e) => getComputedStyle(e).direction;
+  assert.deepEqual(await column.locator(".text > *").evaluateAll((all) => all.map((e) => getComputedStyle(e).direction)), ["rtl", "rtl", "ltr"]);
+  assert.equal(await page.locator("#asked-query").evaluate(reads), "rtl");
+  await check("two-directions");
+  await choose("alpha");
+  await page.locator("#models").click();
+
   // The connection is cut, the answer goes on without us, and so do we then.
   const third = await ask("cut off");
   await hand("begin", { job: third, attempt: 1 });
