@@ -168,7 +168,7 @@ func (h *hub) counts() (sockets, users, watches int) {
 func (h *hub) pending() int {
 	sum := 0
 	for _, s := range h.everybody() {
-		sum += s.wire.Buffered()
+		sum += s.box.line.Buffered()
 	}
 	return sum
 }

@@ -282,7 +282,7 @@ func TestStalledForGood(t *testing.T) {
 func TestRoomGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &fakeWire{}
-		o := &outbox{wire: w, limit: 100}
+		o := &outbox{line: w, limit: 100}
 		w.waiting.Store(90)
 		done := make(chan error, 1)
 		go func() { done <- o.room(t.Context(), 1, time.Minute) }()

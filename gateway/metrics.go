@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -117,21 +115,8 @@ func (m *metrics) refused(code string) {
 }
 
 // live observes how long ago a frame was published.
-func (m *metrics) live(f job.Frame, now time.Time) {
-	if m == nil {
-		return
+func (m *metrics) live(f *job.Frame, now time.Time) {
+	if m != nil && f.Time > 0 {
+		m.latency.Observe(max(0, float64(now.UnixMicro()-1000*f.Time)/1e6))
 	}
-	if at, ok := timestamp(f.Raw); ok {
-		m.latency.Observe(max(0, now.Sub(time.UnixMilli(at)).Seconds()))
-	}
-}
-
-// timestamp reads the end of a frame, …,"timestamp":ms}.
-func timestamp(raw []byte) (ms int64, ok bool) {
-	i := bytes.LastIndexByte(raw, ':')
-	if i < 0 || !bytes.HasSuffix(raw[:i], []byte(`"timestamp"`)) || raw[len(raw)-1] != '}' {
-		return 0, false
-	}
-	ms, err := strconv.ParseInt(string(raw[i+1:len(raw)-1]), 10, 64)
-	return ms, err == nil
 }

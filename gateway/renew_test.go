@@ -268,7 +268,7 @@ func TestExpiryTimes(t *testing.T) {
 		c := &core{conf: testConfig(), log: testLog(t), metrics: newMetrics(), ctx: t.Context()}
 		w := &fakeWire{}
 		s := &session{c: c, owner: "ada", wire: w, log: c.log}
-		s.box = &outbox{wire: w, limit: 1 << 20}
+		s.box = &outbox{line: w, limit: 1 << 20}
 		began := time.Now()
 		in := func(d time.Duration) identity { return identity{User: "ada", Expires: time.Now().Add(d)} }
 		wait := func(until time.Duration) {

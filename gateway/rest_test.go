@@ -256,22 +256,6 @@ func TestMetricsAreGuarded(t *testing.T) {
 	}
 }
 
-func TestTimestamp(t *testing.T) {
-	for raw, want := range map[string]int64{
-		`{"event":"e","data":{},"timestamp":1700000000123}`: 1700000000123,
-		`{"event":"e","data":{"timestamp":1}}`:              0,
-		`{"event":"e","timestamp":5,"data":{}}`:             0,
-		`{"event":"e","data":{},"timestamp":"1"}`:           0,
-		`{"event":"e","data":{},"timestamp":1`:              0,
-		``:                                                  0,
-		`:`:                                                 0,
-	} {
-		if got, ok := timestamp([]byte(raw)); got != want || ok != (want > 0) {
-			t.Errorf("%s: %d, %v", raw, got, ok)
-		}
-	}
-}
-
 // A change of what the hosts serve is told to all who are connected.
 func TestModelsArePushed(t *testing.T) {
 	rdb := memoryRedis(t)

@@ -62,7 +62,7 @@ func (c *core) open(who identity, w wire) *session {
 	s.identity.Store(&who)
 	s.log = slog.New(sessionLog{s})
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
-	s.box = &outbox{wire: w, limit: int(c.conf.Limits.Pending), overflow: s.tooSlow, metrics: c.metrics}
+	s.box = &outbox{line: w.Line(), limit: int(c.conf.Limits.Pending), overflow: s.tooSlow, metrics: c.metrics}
 	s.greet()
 	if err := c.hub.join(s); err != nil {
 		c.metrics.refused(asRefused(err).Code)
@@ -286,7 +286,7 @@ func (s *session) renew(id string) {
 // tooSlow cuts off a client that doesn't take what it watches. It is called
 // under the locks of whoever sent, so the closing is done beside it.
 func (s *session) tooSlow() {
-	s.log.Warn("socket cut off: too slow", "pending", s.wire.Buffered())
+	s.log.Warn("socket cut off: too slow", "pending", s.box.line.Buffered())
 	s.c.metrics.cutOff.Inc()
 	s.spawn(func(context.Context) {
 		s.part(refuse(codeSlow, "the connection was too slow for what it watches: reconnect and resume").after(slowWait))
@@ -296,7 +296,7 @@ func (s *session) tooSlow() {
 // part tells the client why, and hangs up.
 func (s *session) part(why *refused) {
 	s.box.close()
-	s.wire.Send(eventComplaint, encode(complaint{refused: *why}))
+	s.box.emit(eventComplaint, encode(complaint{refused: *why}))
 	s.wire.Hangup(why.Code)
 	s.end(why.Code)
 }

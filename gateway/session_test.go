@@ -37,16 +37,20 @@ func (f *fakeWire) drain() {
 }
 
 func (f *fakeWire) ID() string    { return "fake" }
+func (f *fakeWire) Line() line    { return f }
 func (f *fakeWire) Buffered() int { return int(f.waiting.Load()) }
 
-func (f *fakeWire) Send(event string, data []byte) bool {
+func (f *fakeWire) Emit(_, event string, data json.RawMessage) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = append(f.sent, event+" "+string(data))
 	if f.stalled {
 		f.waiting.Add(int64(len(data)))
 	}
-	return f.ended == ""
+	if f.ended != "" {
+		return errors.New("closed")
+	}
+	return nil
 }
 
 func (f *fakeWire) end(how string) {
@@ -245,7 +249,7 @@ func TestSessionsComeAndGo(t *testing.T) {
 func TestOutbox(t *testing.T) {
 	w := &fakeWire{}
 	overflows := 0
-	o := &outbox{wire: w, limit: 100, overflow: func() { overflows++ }}
+	o := &outbox{line: w, limit: 100, overflow: func() { overflows++ }}
 	big := []byte(strings.Repeat("x", 1000))
 	if taken, open := o.offer("alone", big); !taken || !open {
 		t.Error("one event alone may pass the limit")
@@ -279,7 +283,7 @@ func TestOutbox(t *testing.T) {
 func TestOutboxRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &fakeWire{}
-		o := &outbox{wire: w, limit: 100}
+		o := &outbox{line: w, limit: 100}
 		w.waiting.Store(80)
 		done := make(chan error)
 		go func() { done <- o.room(t.Context(), 20, time.Hour) }()

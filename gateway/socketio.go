@@ -234,11 +234,7 @@ type peer struct {
 
 func (p *peer) ID() string { return string(p.sock.Id()) }
 
-func (p *peer) Send(event string, data []byte) bool {
-	return p.conn.Emit("/", event, data) == nil
-}
-
-func (p *peer) Buffered() int { return p.conn.Buffered() }
+func (p *peer) Line() line { return p.conn }
 
 func (p *peer) Hangup(reason string) { p.conn.Kick(reason) }
 

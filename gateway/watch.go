@@ -124,7 +124,7 @@ func (w *watch) goLive(turn int) {
 	w.mu.Unlock()
 
 	// Not under the lock: the tail may deliver before Watch returns.
-	stop := w.s.c.tail.Watch(w.job, after, func(frames []job.Frame) { w.live(turn, frames) })
+	stop := w.s.c.tail.Watch(w.job, after, w, turn)
 
 	w.mu.Lock()
 	current := w.turn == turn && !w.over
@@ -137,14 +137,14 @@ func (w *watch) goLive(turn int) {
 	}
 }
 
-// live takes frames from the tail. It must not block: a client that is behind
-// is moved to catching up.
-func (w *watch) live(turn int, frames []job.Frame) {
+// Frames takes frames from the tail. It must not block: a client that is behind is
+// moved to catching up.
+func (w *watch) Frames(turn int, frames []job.Frame) {
 	m := w.box.metrics
 	if len(frames) > 1 || frames[0].From < frames[0].Seq {
 		m.gaps.Inc()
 	} else {
-		m.live(frames[0], time.Now())
+		m.live(&frames[0], time.Now())
 	}
 	left, on := w.send(turn, frames)
 	if !on || len(left) == 0 {
@@ -245,7 +245,8 @@ func (w *watch) nextPage(last []job.Frame) int {
 func (w *watch) send(turn int, frames []job.Frame) (left []job.Frame, on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i, f := range frames {
+	for i := range frames {
+		f := &frames[i]
 		if w.turn != turn || w.over {
 			return nil, false
 		}

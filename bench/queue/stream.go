@@ -99,7 +99,7 @@ func (b *bench) ask(ctx context.Context, w *whole, tokens, rate int) (first time
 	}
 	var got atomic.Int64 // since started
 	done := make(chan struct{})
-	stop := w.tail.Watch(t.Job, 0, func(frames []job.Frame) {
+	stop := w.tail.Watch(t.Job, 0, job.WatchFunc(func(frames []job.Frame) {
 		for _, f := range frames {
 			if f.Event == job.EventChunk {
 				got.CompareAndSwap(0, int64(time.Since(started)))
@@ -108,7 +108,7 @@ func (b *bench) ask(ctx context.Context, w *whole, tokens, rate int) (first time
 				close(done)
 			}
 		}
-	})
+	}), 0)
 	defer stop()
 	sleep(ctx, 3*time.Millisecond) // a gateway subscribes before it creates the job
 	begin := time.Since(started)

@@ -27,12 +27,11 @@ const (
 // Conn is one Engine.IO session, over whichever transport it has at the moment.
 // All its methods may be called from any goroutine.
 type Conn struct {
-	// What every event needs stands first, close together: among thousands of
-	// connections each line of memory is a miss of the cache.
+	// What every event needs stands first, in one line of memory: among thousands
+	// of connections each line is a miss of the cache.
 	srv *Server
 	mu  sync.Mutex
 	outbox
-	state     connState
 	probed    bool // the probe was answered
 	posting   bool
 	joined    atomic.Bool // a namespace has been joined

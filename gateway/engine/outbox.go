@@ -13,7 +13,8 @@ import (
 // outbox is what waits towards the client; Conn.mu guards it, except that anybody
 // may read outBytes.
 type outbox struct {
-	fd        int   // to write to at once, 0 if there is none; while mu is held it isn't closed
+	fd        int32 // to write to at once, 0 if there is none; while mu is held it isn't closed
+	state     connState
 	writing   bool  // somebody is writing, and takes what is added
 	delayed   bool  // the server's flusher will write
 	lastWrite int64 // on the server's clock
@@ -103,7 +104,7 @@ func (c *Conn) sendNow(frame []byte, m *Msg) (done bool, err error) {
 	}
 	c.lastWrite = now
 	timed := c.srv.pace.wrote(1)
-	n, err := send(c.fd, frame)
+	n, err := send(int(c.fd), frame)
 	if timed {
 		c.srv.pace.took(now, c.srv.now(), c.srv.opts.MaxDelay)
 	}

@@ -110,7 +110,7 @@ func (s *Server) read(c *Conn, ws *wire, early []byte, probing bool) {
 }
 
 // use makes ws the transport; c.mu is held, or nobody else knows of c yet.
-func (c *Conn) use(ws *wire) { c.ws, c.fd = ws, ws.fd }
+func (c *Conn) use(ws *wire) { c.ws, c.fd = ws, int32(ws.fd) }
 
 // reader takes the frames of one WebSocket apart.
 type reader struct {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"unicode/utf8"
 )
 
@@ -16,6 +15,7 @@ type Frame struct {
 	Attempt int64
 	Job     string
 	Event   string
+	Time    int64  // when it was written, in Unix ms by the writer's clock; 0: it doesn't say
 	Data    []byte // the data object, JSON
 	Raw     []byte // the whole frame
 }
@@ -27,14 +27,22 @@ var errNotFrame = errors.New("not a frame")
 
 // ParseFrame reads {"event":…,"data":{…},"timestamp":…}. The frame refers to raw and doesn't copy it.
 // Data is valid JSON and an object. Legacy messages that are wrapped parse with Seq 0; others are an error.
-func ParseFrame(raw []byte) (Frame, error) {
-	f, ok := scanFrame(raw)
-	if ok && (plainChunk(f) || json.Valid(f.Data)) {
+func ParseFrame(raw []byte) (Frame, error) { return parseFrame(raw, "") }
+
+// parseFrame is ParseFrame for a frame that is probably of the job known, whose string it takes then.
+func parseFrame(raw []byte, known string) (Frame, error) {
+	if f, ok := scanFrame(raw, known); ok {
 		return f, nil
 	}
+	return decodeFrame(raw)
+}
+
+// decodeFrame reads a frame in any way in which JSON can be written.
+func decodeFrame(raw []byte) (Frame, error) {
 	var w struct {
-		Event string
-		Data  json.RawMessage
+		Event     string
+		Data      json.RawMessage
+		Timestamp any // as data's jobId: legacy workers may send anything
 	}
 	if err := json.Unmarshal(raw, &w); err != nil {
 		return Frame{}, fmt.Errorf("%w: %w", errNotFrame, err)
@@ -43,7 +51,7 @@ func ParseFrame(raw []byte) (Frame, error) {
 		return Frame{}, fmt.Errorf("%w: no event or no data object", errNotFrame)
 	}
 	var h struct {
-		JobID               any   // legacy workers may send anything
+		JobID               any
 		Attempt, Seq        int64 `json:",omitempty"`
 		FromSeq             int64
 		UserID, Index, Text any `json:"-"`
@@ -55,172 +63,171 @@ func ParseFrame(raw []byte) (Frame, error) {
 		return Frame{}, fmt.Errorf("%w: negative seq or attempt", errNotFrame)
 	}
 	id, _ := h.JobID.(string)
-	f = Frame{Seq: h.Seq, From: h.Seq, Attempt: h.Attempt, Job: id, Event: w.Event, Data: w.Data, Raw: raw}
+	at, _ := w.Timestamp.(float64)
+	f := Frame{Seq: h.Seq, From: h.Seq, Attempt: h.Attempt, Job: id, Event: w.Event, Time: int64(at), Data: w.Data, Raw: raw}
 	if h.FromSeq > 0 {
 		f.From = h.FromSeq
 	}
 	return f, nil
 }
 
-var (
-	preEvent   = []byte(`{"event":"`)
-	preData    = []byte(`,"data":`)
-	preJob     = []byte(`{"jobId":"`)
-	preUser    = []byte(`,"userId":"`)
-	preAttempt = []byte(`,"attempt":`)
-	preSeq     = []byte(`,"seq":`)
-	preTime    = []byte(`,"timestamp":`)
-	preFrom    = []byte(`,"fromSeq":`)
+var preTime = []byte(`,"timestamp":`)
+
+// scanFrame reads what encodeFrame writes; everything else is left to encoding/json.
+func scanFrame(raw []byte, known string) (f Frame, ok bool) {
+	s := scanner{b: raw}
+	f = s.head(known)
+	start := len(raw) - len(s.b) // of what is peculiar to the event
+	if f.Event == EventChunk {
+		f.From = s.chunk(f.Seq)
+		f.Data = raw[s.data : len(raw)-len(s.b)]
+		s.skip(`,"timestamp":`)
+	} else if i := bytes.LastIndex(s.b, preTime); i >= 0 {
+		f.Data, s.b = raw[s.data:start+i], s.b[i+len(preTime):]
+		s.failed = s.failed || !json.Valid(f.Data)
+	} else {
+		return Frame{}, false
+	}
+	f.Time = s.number()
+	s.skip("}")
+	f.Raw = raw
+	return f, !s.failed && len(s.b) == 0
+}
+
+// scanner reads JSON in the one way in which it is written here. What isn't so makes it fail, for good.
+type scanner struct {
+	b      []byte // not read yet
+	data   int    // where the data object begins
+	failed bool
+}
+
+const (
+	chunkHead = `{"event":"` + EventChunk + `","data":`
+	eventHead = `{"event":"`
 )
 
-// scanFrame reads what encodeFrame writes, except that Data may not be JSON; everything else is left to
-// encoding/json.
-func scanFrame(raw []byte) (f Frame, ok bool) {
-	rest, ok := bytes.CutPrefix(raw, preEvent)
-	if !ok {
-		return f, false
+// head reads up to seq and leaves From, Data, Time and Raw to be set.
+func (s *scanner) head(known string) (f Frame) {
+	whole := len(s.b)
+	if s.has(chunkHead) {
+		f.Event = EventChunk
+	} else {
+		s.skip(eventHead)
+		f.Event = string(s.plain())
+		s.skip(`,"data":`)
 	}
-	event, rest, ok := plainString(rest)
-	if !ok || len(event) == 0 {
-		return f, false
+	s.data = whole - len(s.b)
+	s.skip(`{"jobId":"`)
+	if id := s.plain(); string(id) == known {
+		f.Job = known
+	} else {
+		f.Job = string(id)
 	}
-	if rest, ok = bytes.CutPrefix(rest, preData); !ok {
-		return f, false
-	}
-	i := len(rest) - 1
-	if i < 0 || rest[i] != '}' {
-		return f, false
-	}
-	for i--; i >= 0 && rest[i] >= '0' && rest[i] <= '9'; i-- {
-	}
-	i++
-	digits := rest[i : len(rest)-1]
-	if len(digits) == 0 || digits[0] == '0' && len(digits) > 1 || !bytes.HasSuffix(rest[:i], preTime) {
-		return f, false
-	}
-	data := rest[:i-len(preTime)]
-	h, ok := bytes.CutPrefix(data, preJob)
-	if !ok {
-		return f, false
-	}
-	id, h, ok := plainString(h)
-	if !ok {
-		return f, false
-	}
-	if h, ok = bytes.CutPrefix(h, preUser); !ok {
-		return f, false
-	}
-	if _, h, ok = plainString(h); !ok {
-		return f, false
-	}
-	attempt, h, ok := number(h, preAttempt)
-	if !ok {
-		return f, false
-	}
-	seq, _, ok := number(h, preSeq)
-	if !ok {
-		return f, false
-	}
-	from := seq
-	if string(event) == EventChunk && bytes.Contains(data[max(0, len(data)-40):], preFrom) {
-		tail := data[bytes.LastIndex(data, preFrom):]
-		if from, _, ok = number(tail, preFrom); !ok || from > seq || from < 1 {
-			return f, false
-		}
-	}
-	return Frame{Seq: seq, From: from, Attempt: attempt, Job: string(id), Event: eventName(event), Data: data, Raw: raw}, true
+	s.skip(`,"userId":"`)
+	s.plain()
+	s.skip(`,"attempt":`)
+	f.Attempt = s.number()
+	s.skip(`,"seq":`)
+	f.Seq = s.number()
+	f.From = f.Seq
+	s.failed = s.failed || f.Event == ""
+	return f
 }
 
-// plainChunk says that a scanned frame is a chunk of our own encoder, whose data is therefore valid JSON: nearly all
-// frames are, and json.Valid takes as long as everything else together.
-func plainChunk(f Frame) bool {
-	if f.Event != EventChunk {
-		return false
+// chunk reads the rest of a chunk's data and returns the first seq that it stands for.
+func (s *scanner) chunk(seq int64) (from int64) {
+	s.skip(`,"chunk":"`)
+	s.text()
+	s.skip(`,"index":`)
+	s.number()
+	s.skip(`,"total":null`)
+	from = seq
+	if s.has(`,"fromSeq":`) {
+		from = s.number()
+		s.failed = s.failed || from > seq || from < 1
 	}
-	i := bytes.Index(f.Data, preSeq) // scanFrame has read up to here
-	_, rest, ok := number(f.Data[max(i, 0):], preSeq)
-	if !ok {
-		return false
-	}
-	if rest, ok = bytes.CutPrefix(rest, preChunk); !ok {
-		return false
-	}
-	if rest, ok = stringEnd(rest); !ok {
-		return false
-	}
-	if _, rest, ok = number(rest, preIndex[1:]); !ok {
-		return false
-	}
-	if rest, ok = bytes.CutPrefix(rest, preTotal); !ok {
-		return false
-	}
-	if bytes.HasPrefix(rest, preFrom) {
-		if _, rest, ok = number(rest, preFrom); !ok {
-			return false
-		}
-	}
-	return string(rest) == "}"
+	s.skip("}")
+	return from
 }
 
-// stringEnd returns what follows the closing quote of a JSON string.
-func stringEnd(b []byte) (rest []byte, ok bool) {
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case c == '"':
-			return b[i+1:], true
-		case c < 0x20:
-			return nil, false
-		case c == '\\':
-			if i++; i >= len(b) {
-				return nil, false
-			}
-			switch b[i] {
-			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-			default: // \u, or nonsense: for encoding/json
-				return nil, false
-			}
-		}
+// has reads lit if it comes next.
+func (s *scanner) has(lit string) bool {
+	if len(s.b) < len(lit) || string(s.b[:len(lit)]) != lit {
+		return false
 	}
-	return nil, false
+	s.b = s.b[len(lit):]
+	return true
 }
 
-// eventName is string(b) without an allocation for the names most frames have.
-func eventName(b []byte) string {
-	switch string(b) {
-	case EventChunk:
-		return EventChunk
-	case EventDelta:
-		return EventDelta
-	}
-	return string(b)
-}
+func (s *scanner) skip(lit string) { s.failed = !s.has(lit) || s.failed }
 
-// plainString reads up to the closing quote; a string with an escape or odd bytes isn't plain.
-func plainString(b []byte) (s, rest []byte, ok bool) {
-	for i, c := range b {
+// plain reads a string up to its closing quote; with an escape or odd bytes it isn't plain.
+func (s *scanner) plain() []byte {
+	for i, c := range s.b {
 		switch {
 		case c == '"':
-			return b[:i], b[i+1:], true
+			text := s.b[:i]
+			s.b = s.b[i+1:]
+			return text
 		case c == '\\' || c < 0x20 || c >= utf8.RuneSelf:
-			return nil, nil, false
+			s.failed = true
+			return nil
 		}
 	}
-	return nil, nil, false
+	s.failed = true
+	return nil
 }
 
-func number(b, prefix []byte) (n int64, rest []byte, ok bool) {
-	if b, ok = bytes.CutPrefix(b, prefix); !ok {
-		return 0, nil, false
+// text reads any string up to its closing quote.
+func (s *scanner) text() {
+	for b, i := s.b, 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			s.b = b[i+1:]
+			return
+		case c < 0x20:
+			s.failed = true
+			return
+		case c == '\\':
+			n := escape(b[i+1:])
+			s.failed = s.failed || n == 0
+			i += n
+		}
 	}
+	s.failed = true
+}
+
+// escape is the length of the escape after a backslash, 0 if it is none.
+func escape(b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	switch b[0] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 1
+	case 'u':
+		if len(b) < 5 {
+			return 0
+		}
+		for _, c := range b[1:5] {
+			if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'f') {
+				return 0
+			}
+		}
+		return 5
+	}
+	return 0
+}
+
+// number reads a whole number that isn't negative.
+func (s *scanner) number() (n int64) {
 	i := 0
-	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
-		i++
+	for ; i < len(s.b) && s.b[i] >= '0' && s.b[i] <= '9'; i++ {
+		n = n*10 + int64(s.b[i]-'0')
 	}
-	if i == 0 || i > 18 || i > 1 && b[0] == '0' {
-		return 0, nil, false
-	}
-	n, err := strconv.ParseInt(string(b[:i]), 10, 64)
-	return n, b[i:], err == nil
+	s.failed = s.failed || i == 0 || i > 18 || i > 1 && s.b[0] == '0'
+	s.b = s.b[i:]
+	return n
 }
 
 const hexDigits = "0123456789abcdef"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -42,7 +43,7 @@ func TestGoldenFrames(t *testing.T) {
 		got.WriteByte('\n')
 		f, err := ParseFrame(raw)
 		must(t, err)
-		if f.Event != e.Name() || f.Job != "job-1" {
+		if f.Event != e.Name() || f.Job != "job-1" || f.Time != 1764000000123 {
 			t.Errorf("parsed %+v", f)
 		}
 		if e.head() != nil && (f.Seq != 7 || f.From != 7 || f.Attempt != 2) {
@@ -101,22 +102,22 @@ func FuzzChunkEncoder(f *testing.F) {
 
 func TestParseFrame(t *testing.T) {
 	for raw, want := range map[string]Frame{
-		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":"x"},"timestamp":3}`:              {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2},
-		` { "timestamp": 3, "data": {"seq":2,"jobId":"a","attempt":1} , "event": "model:chunk:v1" }`:                              {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2},
-		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"ü\"","attempt":1,"seq":9,"fromSeq":4},"timestamp":3}`:            {Event: EventChunk, Job: "a", Attempt: 1, Seq: 9, From: 4},
-		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":9,"total":null,"fromSeq":4},"timestamp":3}`: {Event: EventChunk, Job: "a", Attempt: 1, Seq: 9, From: 4},
-		`{"event":"e","data":{"jobId":7,"chunk":"x"}}`:                                                                            {Event: "e"},
+		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":"x"},"timestamp":3}`:              {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2, Time: 3},
+		` { "timestamp": 3, "data": {"seq":2,"jobId":"a","attempt":1} , "event": "model:chunk:v1" }`:                              {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2, Time: 3},
+		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"ü\"","attempt":1,"seq":9,"fromSeq":4},"timestamp":3}`:            {Event: EventChunk, Job: "a", Attempt: 1, Seq: 9, From: 4, Time: 3},
+		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":9,"total":null,"fromSeq":4},"timestamp":3}`: {Event: EventChunk, Job: "a", Attempt: 1, Seq: 9, From: 4, Time: 3},
+		`{"event":"e","data":{"jobId":7,"chunk":"x"},"timestamp":"now"}`:                                                          {Event: "e"},
 		`{"event":"e","data":{}}`: {Event: "e"},
-		`{"event":"e","data":{"jobId":"a","userId":"u","attempt":1,"seq":2},"more":{"x":1},"timestamp":3}`:                              {Event: "e", Job: "a", Attempt: 1, Seq: 2, From: 2},
-		`{"event":"e","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":",\"fromSeq\":7"},"timestamp":3}`:                    {Event: "e", Job: "a", Attempt: 1, Seq: 2, From: 2},
-		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":",\"fromSeq\":1","x":1},"timestamp":3}`: {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2},
+		`{"event":"e","data":{"jobId":"a","userId":"u","attempt":1,"seq":2},"more":{"x":1},"timestamp":3}`:                              {Event: "e", Job: "a", Attempt: 1, Seq: 2, From: 2, Time: 3},
+		`{"event":"e","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":",\"fromSeq\":7"},"timestamp":3}`:                    {Event: "e", Job: "a", Attempt: 1, Seq: 2, From: 2, Time: 3},
+		`{"event":"model:chunk:v1","data":{"jobId":"a","userId":"u","attempt":1,"seq":2,"chunk":",\"fromSeq\":1","x":1},"timestamp":3}`: {Event: EventChunk, Job: "a", Attempt: 1, Seq: 2, From: 2, Time: 3},
 	} {
 		f, err := ParseFrame([]byte(raw))
 		if err != nil {
 			t.Errorf("%s: %v", raw, err)
 			continue
 		}
-		if f.Event != want.Event || f.Job != want.Job || f.Attempt != want.Attempt || f.Seq != want.Seq || f.From != want.From {
+		if f.Event != want.Event || f.Job != want.Job || f.Attempt != want.Attempt || f.Seq != want.Seq || f.From != want.From || f.Time != want.Time {
 			t.Errorf("%s\n%+v", raw, f)
 		}
 		if !json.Valid(f.Data) || f.Data[0] != '{' {
@@ -157,6 +158,12 @@ func FuzzParseFrame(f *testing.F) {
 		}
 		if fr.Event == "" || fr.Seq < 0 || fr.From < 0 || fr.From > fr.Seq || fr.Attempt < 0 || !json.Valid(fr.Data) || fr.Data[0] != '{' {
 			t.Fatalf("%q: %+v", raw, fr)
+		}
+		if quick, ok := scanFrame(raw, "a"); ok && quick.Event == EventChunk {
+			slow, err := decodeFrame(raw)
+			if err != nil || !reflect.DeepEqual(quick, slow) {
+				t.Fatalf("%q: %+v, read by encoding/json it is %+v, %v", raw, quick, slow, err)
+			}
 		}
 		Merge([]Frame{fr, fr}, 1<<10)
 	})

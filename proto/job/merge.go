@@ -27,6 +27,7 @@ var (
 	preChunk = []byte(`,"chunk":"`)
 	preIndex = []byte(`","index":`)
 	preTotal = []byte(`,"total":null`)
+	preFrom  = []byte(`,"fromSeq":`)
 )
 
 // chunkParts splits a chunk's data as encodeFrame wrote it: text still escaped, what stands before and after it.
@@ -77,7 +78,7 @@ func mergeRun(run []Frame) Frame {
 		text, _, _ := chunkParts(f)
 		raw = append(raw, text...)
 	}
-	index, _, _ := number(tail, preIndex)
+	index := (&scanner{b: tail[len(preIndex):]}).number()
 	raw = append(raw, preIndex...)
 	raw = strconv.AppendInt(raw, index, 10)
 	raw = append(raw, preTotal...)
@@ -87,7 +88,7 @@ func mergeRun(run []Frame) Frame {
 	end := len(raw)
 	raw = append(raw, last.Raw[bytes.LastIndex(last.Raw, preTime):]...)
 	return Frame{
-		Seq: last.Seq, From: first.From, Attempt: first.Attempt, Job: first.Job, Event: EventChunk,
+		Seq: last.Seq, From: first.From, Attempt: first.Attempt, Job: first.Job, Event: EventChunk, Time: last.Time,
 		Data: raw[at:end:end], Raw: raw,
 	}
 }

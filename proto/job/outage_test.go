@@ -50,7 +50,7 @@ func TestOutage(t *testing.T) {
 			for range jobs {
 				k := create(t, s, Job{})
 				snk := newSink(t, 0)
-				tail.Watch(k.Job, 0, snk.deliver)
+				tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 				wg.Go(func() {
 					a := begin(t, s, k, "h")
 					must(t, a.Append(ctx, &Start{}))
@@ -123,7 +123,7 @@ func TestTailStartsWithoutRedis(t *testing.T) {
 	srv.kill()
 	tail := startTail(t, s, TailOptions{})
 	snk := newSink(t, 0)
-	tail.Watch(k.Job, 0, snk.deliver)
+	tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 	srv.start()
 	if got := events(snk.wait()); got != "start chunk complete" {
 		t.Fatal(got)

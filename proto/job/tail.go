@@ -35,6 +35,7 @@ type Tail struct {
 	log    *slog.Logger
 	o      TailOptions
 	l      *listener
+	start  time.Time
 	legacy func(channel string, payload []byte)
 	lost   func(id string)
 	idle   func(next Ticket, priority string)
@@ -72,7 +73,7 @@ func NewTail(s *Store, log *slog.Logger, o TailOptions) *Tail {
 		o.Readers = 4
 	}
 	return &Tail{
-		s: s, log: log, o: o, l: newListener(s.rdb),
+		s: s, log: log, o: o, l: newListener(s.rdb), start: time.Now(),
 		jobs: make(map[string]*tailJob), users: make(map[string][]*userWatch), live: make(map[string]struct{}),
 		poke: make(chan struct{}, 1),
 	}
@@ -106,21 +107,38 @@ func (t *Tail) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Watch delivers the frames of a job after a seq: in order, each once, contiguous (a merged chunk covers
+// Watcher is told the frames of a job that it watches.
+type Watcher interface {
+	// Frames gets one or more frames. It must not block and must not keep the slice (the bytes it may keep, not
+	// change); it may call Watch, and the stop that Watch has returned.
+	Frames(turn int, frames []Frame)
+}
+
+// WatchFunc is a Watcher that watches once.
+type WatchFunc func(frames []Frame)
+
+// Frames calls f.
+func (f WatchFunc) Frames(_ int, frames []Frame) { f(frames) }
+
+// Watch tells to the frames of a job after a seq: in order, each once, contiguous (a merged chunk covers
 // From..Seq), never two calls at a time for one watch. Only where Redis has lost frames for good there is a hole.
-// It ends by itself after the terminal frame. deliver must not block and must not keep the slice (the bytes it
-// may keep, not change); it may call stop or Watch. A call under way may end after stop returned.
-func (t *Tail) Watch(id string, after int64, deliver func([]Frame)) (stop func()) {
-	w := &watch{t: t, pos: after, deliver: deliver}
+// It ends by itself after the terminal frame. A call under way may end after stop returned: whoever watches again
+// knows by its turn, which is handed through, what belongs to which watch.
+func (t *Tail) Watch(id string, after int64, to Watcher, turn int) (stop func()) {
 	t.mu.Lock()
 	j := t.jobs[id]
+	var w *watch
 	if j == nil {
-		j = &tailJob{id: id, moved: time.Now()}
+		j = &tailJob{t: t, id: id, moved: t.now()}
+		w = &j.first
+		j.watches = append(j.one[:0], w)
 		t.jobs[id] = j
 		t.l.add(Channel(id))
+	} else {
+		w = new(watch)
+		j.watches = append(j.watches[:len(j.watches):len(j.watches)], w)
 	}
-	w.job = j
-	j.watches = append(j.watches[:len(j.watches):len(j.watches)], w)
+	w.job, w.pos, w.to, w.turn = j, after, to, turn
 	_, live := t.live[Channel(id)]
 	t.mu.Unlock()
 	if live {
@@ -218,18 +236,17 @@ func (r *tailReceiver) message(channel, payload []byte) {
 		return
 	}
 	id, _ := bytes.CutPrefix(channel, []byte(jobChannelPrefix))
+	now := t.now()
 	t.mu.Lock()
 	j := t.jobs[string(id)]
-	var watches []*watch
-	if j != nil {
-		j.moved = time.Now()
-		watches = j.watches
-	}
-	t.mu.Unlock()
 	if j == nil {
+		t.mu.Unlock()
 		return
 	}
-	f, err := ParseFrame(payload)
+	j.moved = now
+	watches := j.watches
+	t.mu.Unlock()
+	f, err := parseFrame(payload, j.id)
 	switch {
 	case (err != nil || f.Seq == 0) && t.legacy != nil:
 		t.legacy(string(channel), payload)
@@ -242,6 +259,9 @@ func (r *tailReceiver) message(channel, payload []byte) {
 		}
 	}
 }
+
+// now is the time since t was made.
+func (t *Tail) now() time.Duration { return time.Since(t.start) }
 
 // started delivers what is published for an owner.
 func (t *Tail) started(owner string, payload []byte) {
@@ -260,7 +280,8 @@ func (t *Tail) started(owner string, payload []byte) {
 
 // hasSeq tells our own frames on the general channels, of which job:<id> brings the same, from legacy messages.
 func hasSeq(payload []byte) bool {
-	if f, ok := scanFrame(payload); ok {
+	s := scanner{b: payload}
+	if f := s.head(""); !s.failed {
 		return f.Seq > 0
 	}
 	f, err := ParseFrame(payload)

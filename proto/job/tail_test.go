@@ -120,7 +120,7 @@ func TestTailFollowsManyJobs(t *testing.T) {
 			var sinks []*sink
 			for range 3 {
 				snk := newSink(t, 0)
-				tail.Watch(k.Job, 0, snk.deliver)
+				tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 				sinks = append(sinks, snk)
 			}
 			wg.Go(func() {
@@ -131,7 +131,7 @@ func TestTailFollowsManyJobs(t *testing.T) {
 					must(t, a.Append(t.Context(), chunk(fmt.Sprint(i, " "))))
 					if r.IntN(10) == 0 { // a late joiner, somewhere
 						snk := newSink(t, int64(r.IntN(int(a.Seq)+1)))
-						tail.Watch(k.Job, snk.pos, snk.deliver)
+						tail.Watch(k.Job, snk.pos, WatchFunc(snk.deliver), 0)
 						sinks = append(sinks, snk)
 					}
 				}
@@ -171,7 +171,7 @@ func TestTailMergesCatchUp(t *testing.T) {
 			must(t, a.Append(t.Context(), es...))
 		}
 		snk := newSink(t, 0)
-		tail.Watch(k.Job, 0, snk.deliver)
+		tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 		snk.reach(a.Seq)
 		must(t, a.Append(t.Context(), chunk("live")))
 		must(t, a.Finish(t.Context(), &Complete{}))
@@ -182,11 +182,11 @@ func TestTailMergesCatchUp(t *testing.T) {
 		}
 		// A job that has ended: the same, and the watch is forgotten.
 		snk = newSink(t, 100)
-		tail.Watch(k.Job, 100, snk.deliver)
+		tail.Watch(k.Job, 100, WatchFunc(snk.deliver), 0)
 		if got := snk.wait(); textOf(t, got) != textOf(t, all[100:]) {
 			t.Fatal("late joiner has another text")
 		}
-		tail.Watch(k.Job, 1<<40, func([]Frame) { t.Error("frames after the end") })
+		tail.Watch(k.Job, 1<<40, WatchFunc(func([]Frame) { t.Error("frames after the end") }), 0)
 		eventually(t, "watches of an ended job are forgotten", func() bool {
 			tail.mu.Lock()
 			defer tail.mu.Unlock()
@@ -204,7 +204,7 @@ func TestTailNoticesLostPublications(t *testing.T) {
 		k := create(t, s, Job{})
 		a := begin(t, s, k, "h")
 		snk := newSink(t, 0)
-		tail.Watch(k.Job, 0, snk.deliver)
+		tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 		must(t, a.Append(t.Context(), &Start{}))
 		snk.reach(1)
 		m.on.Store(true)
@@ -245,7 +245,7 @@ func TestTailUnderKills(t *testing.T) {
 	for range 10 {
 		k := create(t, s, Job{})
 		snk := newSink(t, 0)
-		tail.Watch(k.Job, 0, snk.deliver)
+		tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 		sinks, jobs = append(sinks, snk), append(jobs, k)
 	}
 	var wg sync.WaitGroup
@@ -343,7 +343,7 @@ func TestUserFeedAndLegacy(t *testing.T) {
 			t.Fatal("no job:started")
 		}
 		snk := newSink(t, 0)
-		tail.Watch(k.Job, 0, snk.deliver)
+		tail.Watch(k.Job, 0, WatchFunc(snk.deliver), 0)
 		a := begin(t, s, k, "h")
 		must(t, a.Append(t.Context(), &Start{}, chunk("x")))
 		snk.reach(2)
@@ -390,7 +390,7 @@ func TestTailReportsLostJobs(t *testing.T) {
 		start(t, tail.Run)
 		gone, kept := create(t, s, Job{}), create(t, s, Job{})
 		for _, k := range []Ticket{gone, kept, gone} {
-			tail.Watch(k.Job, 0, func([]Frame) {})
+			tail.Watch(k.Job, 0, WatchFunc(func([]Frame) {}), 0)
 		}
 		must(t, rdb.Del(t.Context(), metaKey(gone.Job)).Err())
 		select {
@@ -426,7 +426,7 @@ func TestTailReportsIdleJobs(t *testing.T) {
 		next, err := begin(t, s, waiting, "h").Release(t.Context(), StateWaiting)
 		must(t, err)
 		for _, k := range []Ticket{queued, running, waiting} {
-			tail.Watch(k.Job, 0, func([]Frame) {})
+			tail.Watch(k.Job, 0, WatchFunc(func([]Frame) {}), 0)
 		}
 		start(t, tail.Run)
 		got := map[Ticket]int{}
@@ -448,7 +448,7 @@ func TestTailReportsIdleJobs(t *testing.T) {
 func TestFrameDuringRead(t *testing.T) {
 	tail := NewTail(NewStore(mini(t), Options{}), logger(t), TailOptions{})
 	snk := newSink(t, 1)
-	stop := tail.Watch("j", 1, snk.deliver)
+	stop := tail.Watch("j", 1, WatchFunc(snk.deliver), 0)
 	defer stop()
 	w := tail.jobs["j"].watches[0]
 	w.wantRead()
@@ -475,11 +475,11 @@ func TestWatchStops(t *testing.T) {
 			got := make(chan int64, 100)
 			var stop func()
 			ready := make(chan struct{})
-			stop = tail.Watch(k.Job, int64(i), func(fs []Frame) {
+			stop = tail.Watch(k.Job, int64(i), WatchFunc(func(fs []Frame) {
 				<-ready
 				stop()
 				got <- fs[len(fs)-1].Seq
-			})
+			}), 0)
 			close(ready)
 			must(t, a.Append(t.Context(), chunk("x")))
 			select {

@@ -10,11 +10,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// tailJob is a job with watches; its fields are guarded by Tail.mu.
+// tailJob is a job with watches; its fields are guarded by Tail.mu. With thousands of jobs each line of memory that
+// a frame needs is a miss of the cache, and costs as much as parsing the frame: they stand together.
 type tailJob struct {
+	t       *Tail
 	id      string
-	watches []*watch  // replaced, never changed in place
-	moved   time.Time // last message or check
+	moved   time.Duration // last message or check, on the Tail's clock
+	watches []*watch      // replaced, never changed in place
+	one     [1]*watch     // of watches, while first is the only one
+	first   watch
+
 	missing time.Time // since when Redis has no record of it
 	waiting Ticket    // that it waits for
 	waits   time.Time // since when, or when that was last reported
@@ -23,23 +28,23 @@ type tailJob struct {
 // watch is one cursor on one job. While it reads the log, live frames only raise seen; it stops reading when the
 // log has nothing after what was seen, in the same step in which live frames are accepted again.
 type watch struct {
-	t       *Tail
-	job     *tailJob
-	deliver func([]Frame)
-	ended   atomic.Bool
-
-	mu      sync.Mutex // held during deliver
+	mu      sync.Mutex // held while the Watcher is told
 	pos     int64      // last seq delivered
 	seen    int64      // highest seq offered
-	reading bool       // queued to read the log, or reading
-	again   bool       // asked to read while reading
+	ended   atomic.Bool
+	reading bool // queued to read the log, or reading
+	again   bool // asked to read while reading
+	to      Watcher
+	turn    int
+	job     *tailJob
 }
 
 func (w *watch) stop() {
 	if w.ended.Swap(true) {
 		return
 	}
-	t, j := w.t, w.job
+	j := w.job
+	t := j.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	j.watches = without(j.watches, w)
@@ -51,7 +56,7 @@ func (w *watch) stop() {
 
 // offer hands a live frame to the watch.
 func (w *watch) offer(frames []Frame) {
-	f := frames[0]
+	f := &frames[0]
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen = max(w.seen, f.Seq)
@@ -59,10 +64,10 @@ func (w *watch) offer(frames []Frame) {
 	case w.ended.Load() || w.reading || f.Seq <= w.pos:
 	case f.From > w.pos+1:
 		w.reading = true
-		w.t.enqueue(w)
+		w.job.t.enqueue(w)
 	default:
 		w.pos = f.Seq
-		w.deliver(frames)
+		w.to.Frames(w.turn, frames)
 		if f.Terminal() {
 			w.stop()
 		}
@@ -76,7 +81,7 @@ func (w *watch) wantRead() {
 	w.again = true
 	if !w.reading {
 		w.reading = true
-		w.t.enqueue(w)
+		w.job.t.enqueue(w)
 	}
 }
 
@@ -133,7 +138,7 @@ func (w *watch) read(ctx context.Context) {
 		if w.ended.Load() {
 			return
 		}
-		frames, st, err := w.t.s.Read(ctx, w.job.id, after, pageSize)
+		frames, st, err := w.job.t.s.Read(ctx, w.job.id, after, pageSize)
 		if !w.take(ctx, frames, st, err, seen) {
 			return
 		}
@@ -156,27 +161,28 @@ func (w *watch) take(ctx context.Context, frames []Frame, st Status, err error, 
 	if w.ended.Load() {
 		return false
 	}
+	t := w.job.t
 	if err != nil {
 		w.reading = false // the next confirmation, gap or check of quiet jobs starts it again
 		if !Retryable(err) && !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-			w.t.log.Error("log of a job can't be read", "job", w.job.id, "error", err)
+			t.log.Error("log of a job can't be read", "job", w.job.id, "error", err)
 			w.stop()
-			if w.t.lost != nil {
-				w.t.lost(w.job.id)
+			if t.lost != nil {
+				t.lost(w.job.id)
 			}
 		}
 		return false
 	}
 	if n := len(frames); n > 0 {
 		if frames[0].From > w.pos+1 {
-			w.t.log.Warn("Redis lost frames of a job for good", "job", w.job.id, "from", w.pos+1, "to", frames[0].From-1)
+			t.log.Warn("Redis lost frames of a job for good", "job", w.job.id, "from", w.pos+1, "to", frames[0].From-1)
 		}
 		w.pos = frames[n-1].Seq
 		more = n >= pageSize
-		if w.t.o.Merge >= 0 && n > w.t.o.Merge {
-			frames = Merge(frames, w.t.o.MergeSize)
+		if t.o.Merge >= 0 && n > t.o.Merge {
+			frames = Merge(frames, t.o.MergeSize)
 		}
-		w.deliver(frames)
+		w.to.Frames(w.turn, frames)
 	} else if w.seen == seen {
 		w.seen = w.pos // what was seen beyond isn't there: Redis went back
 	}
@@ -202,11 +208,12 @@ func (t *Tail) check(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
+		case <-tick.C:
 			var quiet []*tailJob
+			now := t.now()
 			t.mu.Lock()
 			for _, j := range t.jobs {
-				if now.Sub(j.moved) >= t.o.Quiet {
+				if now-j.moved >= t.o.Quiet {
 					j.moved = now
 					quiet = append(quiet, j)
 				}
