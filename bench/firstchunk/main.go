@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"text/tabwriter"
@@ -23,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/bench/ownredis"
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/gateway"
 	"github.com/sluicehq/sluice/host"
@@ -42,42 +42,7 @@ var places = []struct{ name, model string }{
 	{"in-process", "inprocess"}, {"native", "echo"}, {"sandbox", "echo-sandbox"},
 }
 
-func main() {
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "firstchunk:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "sluice-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	// Redis outlives host and gateway, which still have to write when they stop.
-	redisCtx, stopRedis := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopRedis()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	ready, ended := make(chan embedded.Instance, 1), make(chan error, 1)
-	go func() {
-		ended <- embedded.Run(redisCtx, embedded.Options{Mode: embedded.Auto, Dir: dir + "/redis", Log: log}, func(i embedded.Instance) { ready <- i })
-	}()
-	select {
-	case i := <-ready:
-		err = serve(ctx, dir, i, log)
-	case err := <-ended:
-		return err
-	}
-	stopRedis()
-	if redisErr := <-ended; err == nil {
-		err = redisErr
-	}
-	return err
-}
+func main() { ownredis.Main("firstchunk", slog.LevelWarn, serve) }
 
 // serve runs host and gateway around the measurement.
 func serve(ctx context.Context, dir string, instance embedded.Instance, log *slog.Logger) error {

@@ -15,13 +15,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sluicehq/sluice/bench/ownredis"
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host"
 	"github.com/sluicehq/sluice/host/embedded"
@@ -37,42 +37,7 @@ var (
 	delay   = flag.Int("delay", 50, "milliseconds between two tokens")
 )
 
-func main() {
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "hotswap:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "sluice-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	// Redis outlives the host, which still has to write when it stops.
-	redisCtx, stopRedis := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopRedis()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	ready, ended := make(chan embedded.Instance, 1), make(chan error, 1)
-	go func() {
-		ended <- embedded.Run(redisCtx, embedded.Options{Mode: embedded.Auto, Dir: dir + "/redis", Log: log}, func(i embedded.Instance) { ready <- i })
-	}()
-	select {
-	case i := <-ready:
-		err = serve(ctx, dir, i, log)
-	case err := <-ended:
-		return err
-	}
-	stopRedis()
-	if redisErr := <-ended; err == nil {
-		err = redisErr
-	}
-	return err
-}
+func main() { ownredis.Main("hotswap", slog.LevelError, serve) }
 
 // serve runs the host around the measurement.
 func serve(ctx context.Context, dir string, instance embedded.Instance, log *slog.Logger) error {
