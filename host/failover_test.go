@@ -179,37 +179,11 @@ func TestClusterFailsOverInOrder(t *testing.T) {
 	})
 }
 
-// On a Cluster too, connections that are killed again and again cost nothing.
 func TestClusterConnectionsAreKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("tests on the Cluster take turns")
 	}
-	w := newWorld(t, strings.Join(shared.Get(t).Addrs(), ","))
-	h := w.host(tuned(nil), provider("fake", countTo100))
-	ids := make([]string, 30)
-	for i := range ids {
-		ids[i] = w.create(job.Job{})
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for sleep(ctx, 30*time.Millisecond) {
-			h.line.cut()
-			h.line.mend()
-		}
-	})
-	for _, id := range ids {
-		l := w.follow(id, 0)
-		if n := countedText(t, l.complete().Text); n != 100 {
-			t.Errorf("%d words", n)
-		}
-		if l.last().Attempt != 1 {
-			t.Errorf("took attempt %d", l.last().Attempt)
-		}
-	}
-	stop()
-	wg.Wait()
-	h.wantOutcomes(map[string]int{"complete": 30})
+	killConnections(t, newWorld(t, strings.Join(shared.Get(t).Addrs(), ",")))
 }
 
 // A wait that a provider asked for is kept, on every kind of Redis.

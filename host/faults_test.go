@@ -87,7 +87,12 @@ func countTo100(ctx context.Context, _ *sdk.Request, emit sdk.Emit) error {
 }
 
 func TestConnectionsAreKilledAllTheTime(t *testing.T) {
-	w := newWorld(t, startServer(t).addr)
+	killConnections(t, newWorld(t, startServer(t).addr))
+}
+
+// killConnections kills the connections of a host again and again, which costs nothing.
+func killConnections(t *testing.T, w *world) {
+	t.Helper()
 	h := w.host(tuned(nil), provider("fake", countTo100))
 	ids := make([]string, 30)
 	for i := range ids {
