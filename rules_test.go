@@ -208,6 +208,20 @@ func TestNothingIsLeftUnsaid(t *testing.T) {
 	}
 }
 
+// Committed modules are what the sources beside them compile to.
+func TestModulesAreFresh(t *testing.T) {
+	tool := need(t, "wat2wasm")
+	for _, file := range sources(t, ".wat") {
+		module := strings.TrimSuffix(file, ".wat") + ".wasm"
+		out := filepath.Join(t.TempDir(), "fresh.wasm")
+		if text, err := exec.Command(tool, file, "-o", out).CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, text)
+		} else if read(t, module) != read(t, out) {
+			t.Errorf("%s is stale; run: wat2wasm %s -o %s", module, file, module)
+		}
+	}
+}
+
 // Waiting a fixed time in a test is either too short or too long.
 func TestNoTestSleeps(t *testing.T) {
 	for _, file := range sources(t, "_test.go") {

@@ -2,8 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -28,27 +26,5 @@ func TestBench(t *testing.T) {
 		if !strings.Contains(out.String(), row) {
 			t.Errorf("no row %q", row)
 		}
-	}
-}
-
-// The committed module is what its source compiles to.
-func TestModuleIsFresh(t *testing.T) {
-	tool, err := exec.LookPath("wat2wasm")
-	if err != nil {
-		if os.Getenv("SLUICE_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	out := filepath.Join(t.TempDir(), "bare.wasm")
-	if text, err := exec.Command(tool, "bare.wat", "-o", out).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	fresh, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(fresh) != string(bareModule) {
-		t.Error("bare.wasm is stale")
 	}
 }
