@@ -55,6 +55,7 @@ type joined struct {
 	namespace string
 	socket    *socket.Socket // nil while its middleware decides
 	gone      bool           // disconnected; late packets are ignored
+	leaving   chan struct{}  // the client has been told that it is disconnected; closed when the library has done it
 }
 
 // namespaces is what a link knows about its sockets.
@@ -72,15 +73,28 @@ type pending struct {
 	asked    bool          // the library may have found the connection open
 }
 
-func (n *namespaces) find(name string) *joined {
+// find returns a namespace and what is known about it now; nil if it isn't joined.
+func (n *namespaces) find(name string) (j *joined, now joined) {
 	n.Lock()
 	defer n.Unlock()
 	for _, j := range n.joined {
 		if j.namespace == name {
-			return j
+			return j, *j
 		}
 	}
-	return nil
+	return nil, joined{}
+}
+
+// leave notes that the client hears of a disconnection before the library has done
+// with it.
+func (n *namespaces) leave(name string) {
+	n.Lock()
+	defer n.Unlock()
+	for _, j := range n.joined {
+		if j.namespace == name && !j.gone && j.leaving == nil {
+			j.leaving = make(chan struct{})
+		}
+	}
 }
 
 func (n *namespaces) remove(name string) {
@@ -115,20 +129,20 @@ func (b *binding) packet(c *Conn, p *Packet) {
 		b.engine.Emit("connection", c.link)
 	}
 	l := c.link
-	j := l.sockets.find(p.Namespace)
+	j, now := l.sockets.find(p.Namespace)
 	switch {
 	case p.Type == TypeConnect:
-		b.connect(l, j, p)
+		b.connect(l, p)
 	case j == nil:
 		c.abort(ReasonParse)
-	case j.gone: // it was disconnected while this was on its way
-	case j.socket == nil: // the connection closed before its middleware decided
+	case now.gone: // it was disconnected while this was on its way
+	case now.socket == nil: // the connection closed before its middleware decided
 	case p.Type == TypeDisconnect:
 		l.handOver([]byte("1"+nameWithComma(p.Namespace)), j, nil)
 	case p.Type == TypeAck || p.Type == TypeBinaryAck:
-		b.ack(c, j.socket, p)
+		b.ack(c, now.socket, p)
 	default:
-		b.event(c, j.socket, p)
+		b.event(c, now.socket, p)
 	}
 }
 
@@ -137,9 +151,15 @@ func nameWithComma(namespace string) string {
 }
 
 // connect lets the library decide about one namespace and waits for its answer.
-func (b *binding) connect(l *link, j *joined, p *Packet) {
+func (b *binding) connect(l *link, p *Packet) {
 	c := l.conn
-	if j != nil && !j.gone { // clients that connect() twice say it twice; there is one socket
+	if _, now := l.sockets.find(p.Namespace); now.leaving != nil {
+		select {
+		case <-now.leaving:
+		case <-c.done:
+		}
+	}
+	if j, now := l.sockets.find(p.Namespace); j != nil && !now.gone { // clients that connect() twice say it twice; there is one socket
 		return
 	}
 	l.sockets.Lock()
@@ -388,6 +408,9 @@ func (l *link) left(s *socket.Socket) {
 	for _, j := range l.sockets.joined {
 		if j.socket == s && !j.gone {
 			j.gone = true
+			if j.leaving != nil {
+				close(j.leaving)
+			}
 			l.sockets.settle()
 		}
 	}

@@ -302,6 +302,36 @@ func TestDisconnectAfterConnection(t *testing.T) {
 	}
 }
 
+// A client that is disconnected from a namespace may join it again the moment it
+// hears so, though the library is still about the disconnection.
+func TestConnectRightAfterDisconnect(t *testing.T) {
+	r := start(t, Options{})
+	said := make(chan struct{})
+	r.io.On("connection", func(args ...any) {
+		s := args[0].(*socket.Socket)
+		s.On("leave", func(...any) { go s.Disconnect(false) })
+		s.On("disconnecting", func(...any) { <-said })
+	})
+	p := r.join()
+	p.send(`42["leave"]`)
+	p.expect("41")
+	p.send("40", `42["message","again"]`)
+	r.await("the packet to be taken", func() bool {
+		waiting := 0
+		r.srv.Each(func(c *Conn) bool {
+			c.in.Lock()
+			defer c.in.Unlock()
+			waiting = len(c.in.packets)
+			return true
+		})
+		return waiting == 1 // the event, behind CONNECT
+	})
+	close(said)
+	p.expect("40{")
+	p.expect(`42["auth"`)
+	p.expect(`42["message-back","again"]`)
+}
+
 // Events of one client are delivered in order and never at the same time.
 func TestInboundOrder(t *testing.T) {
 	r := start(t, Options{})

@@ -94,6 +94,11 @@ func (l *link) Write(data io.Reader, _ *packet.Options, sent zishang.SendCallbac
 
 func (l *link) writePacket(b []byte) {
 	l.binding.answering(l, b)
+	if len(b) > 0 && b[0] == TypeDisconnect {
+		if p, err := ParsePacket(b); err == nil {
+			l.sockets.leave(p.Namespace)
+		}
+	}
 	l.conn.Send(NewPacket(b))
 	if len(b) > 0 && b[0] == TypeConnectError {
 		l.sockets.Lock()
