@@ -84,7 +84,7 @@ func parseLegacy(channel string, payload []byte) (legacyMessage, error) {
 	if err := json.Compact(&b, payload); err != nil {
 		return legacyMessage{}, fmt.Errorf("compact: %w", err)
 	}
-	m.Data = b.Bytes()
+	m.Data = bytes.ToValidUTF8(b.Bytes(), []byte("\uFFFD")) // browsers end a connection that sends anything else
 	return m, nil
 }
 

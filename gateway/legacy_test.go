@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
@@ -29,6 +30,8 @@ func TestParseLegacy(t *testing.T) {
 		{"model:chunk", `{"jobId":7,"userId":42,"chunk":"a"}`, legacyMessage{"model:chunk:v1", "7", "42", []byte(`{"jobId":7,"userId":42,"chunk":"a"}`)}},
 		{"model:chunk", `{"event":"search:results:v1","data":{"userId":"u"}}`, legacyMessage{"search:results:v1", "", "u", []byte(`{"userId":"u"}`)}},
 		{"model:chunk", `{"event":"click","jobId":"j","chunk":"no data: direct"}`, legacyMessage{"model:chunk:v1", "j", "", []byte(`{"event":"click","jobId":"j","chunk":"no data: direct"}`)}},
+
+		{"model:chunk", "{\"userId\":\"u\",\"chunk\":\"a\xff\xfeb\"}", legacyMessage{"model:chunk:v1", "", "u", []byte(`{"userId":"u","chunk":"a�b"}`)}},
 
 		{"model:chunk", ``, legacyMessage{}},
 		{"model:chunk", `{`, legacyMessage{}},
@@ -82,6 +85,9 @@ func FuzzParseLegacy(f *testing.F) {
 		}
 		if m.User == "" && m.Job == "" || reservedEvents[m.Event] || strings.ContainsAny(m.Event, "\"\\\n") {
 			t.Fatalf("accepted %+v", m)
+		}
+		if !utf8.Valid(m.Data) {
+			t.Fatalf("data is no UTF-8: %q", m.Data)
 		}
 		var b bytes.Buffer
 		if json.Compact(&b, m.Data) != nil || !bytes.Equal(b.Bytes(), m.Data) {

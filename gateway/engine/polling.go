@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 )
 
 // separator stands between the packets of a polling payload.
@@ -128,7 +129,11 @@ func (c *Conn) servePost(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	err = splitPayload(body, func(p []byte) error { return c.onPacket(p, false, true) })
+	if utf8.Valid(body) {
+		err = splitPayload(body, func(p []byte) error { return c.onPacket(p, false, true) })
+	} else {
+		err = errors.New("not UTF-8") // nor would a WebSocket take it
+	}
 	if err != nil {
 		c.srv.opts.Log.Debug("bad packet", "address", c.address, "err", err)
 		c.abort(ReasonParse)

@@ -95,7 +95,7 @@ func TestPollingBothWays(t *testing.T) {
 
 func TestInvalidPacketClosesSession(t *testing.T) {
 	r := start(t, Options{})
-	for _, body := range []string{"abc", "", "4", "48", "2", "2probe", "5", "b!!!", "bAAAA", "40\x1e"} {
+	for _, body := range []string{"abc", "", "4", "48", "2", "2probe", "5", "b!!!", "bAAAA", "40\x1e", "40{\"a\":\"\xff\"}"} {
 		p := r.poller()
 		if status, answer := p.post(body); status != 400 {
 			t.Errorf("POST %q: %d %s", body, status, answer)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"unicode/utf8"
 )
 
 // Event names as clients and channels see them.
@@ -246,13 +247,19 @@ func appendDelta(b []byte, d *Delta) ([]byte, error) {
 	return append(b, body[1:]...), nil
 }
 
-// appendJSON is encoding/json without HTML escaping and without the newline.
+// appendJSON is encoding/json without HTML escaping and without the newline, and with U+FFFD for what isn't UTF-8
+// in raw JSON that v holds: browsers end a connection that sends it.
 func appendJSON(b []byte, v any) ([]byte, error) {
+	before := len(b)
 	buf := bytes.NewBuffer(b)
 	enc := json.NewEncoder(buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'}), nil
+	b = bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})
+	if !utf8.Valid(b[before:]) {
+		b = append(b[:before], bytes.ToValidUTF8(b[before:], []byte("\uFFFD"))...)
+	}
+	return b, nil
 }

@@ -294,3 +294,13 @@ func TestParseTicket(t *testing.T) {
 		}
 	}
 }
+
+// A plugin's raw JSON that isn't UTF-8 doesn't reach a browser, which would end its connection, and again each time
+// it asks for the frame.
+func TestFramesAreUTF8(t *testing.T) {
+	raw, err := encodeFrame(&Delta{Kind: "provider_data", Body: map[string]any{"data": json.RawMessage("{\"a\":\"x\xffy\"}")}}, 1)
+	must(t, err)
+	if want := `"data":{"a":"x` + "\uFFFD" + `y"}`; !utf8.Valid(raw) || !bytes.Contains(raw, []byte(want)) {
+		t.Errorf("%q", raw)
+	}
+}
