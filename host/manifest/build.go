@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -30,6 +31,9 @@ type Builder struct {
 // filled in. The plugin built before in outDir is replaced at the end, so a
 // failed build leaves it as it was.
 func (b Builder) Build(ctx context.Context, src, outDir string) (*Manifest, error) {
+	if name := filepath.Base(src); filepath.Ext(name) == ".js" {
+		return nil, &Problem{File: src, Message: "is a script", Remedy: "build the manifest beside it instead, with runtime: wasm, artifact: " + strings.TrimSuffix(name, ".js") + ".wasm and script: " + name}
+	}
 	text, err := readBounded(src, maxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)

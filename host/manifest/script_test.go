@@ -52,6 +52,9 @@ func TestBuildScript(t *testing.T) {
 	if got, err := m.Read(); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the artifact is %q, %v; want %q", got, err, want)
 	}
+	if _, err := b.Build(t.Context(), filepath.Join(dir, "weather.js"), out); err == nil || !strings.Contains(err.Error(), "build the manifest beside it instead, with runtime: wasm, artifact: weather.wasm and script: weather.js") {
+		t.Errorf("the script in place of its manifest: %v", err)
+	}
 	if err := os.Remove(filepath.Join(dir, "weather.js")); err != nil {
 		t.Fatal(err)
 	}
