@@ -196,10 +196,6 @@ func encodeFrame(e Event, ms int64) ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// EncodeEvent encodes an event that doesn't belong to a log, like *Started or a gateway's own *Progress,
-// as a frame. ms is Unix time in milliseconds.
-func EncodeEvent(e Event, ms int64) ([]byte, error) { return encodeFrame(e, ms) }
-
 // appendChunk writes a chunk frame by hand: the same bytes as encoding/json without HTML escaping.
 // from > 0 adds fromSeq: the frame stands for all chunks from there to its seq.
 func appendChunk(b []byte, c *Chunk, from, ms int64) []byte {
