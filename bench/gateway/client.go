@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -17,26 +16,6 @@ import (
 	"syscall"
 	"time"
 )
-
-// plan says how a crowd connects.
-type plan struct {
-	port     string
-	n        int
-	parallel int                // connecting at a time
-	stamp    string             // what stands before an event's time of sending
-	token    func(i int) string // nil: none
-	narrow   int                // so many of the first have a small receive buffer
-}
-
-// crowd is a number of WebSocket clients that count what they get.
-type crowd struct {
-	plan
-	clients []*client
-	start   time.Time // stamps are nanoseconds since then
-	skip    int       // so many of the first are not counted at the moment
-	closed  atomic.Bool
-	again   atomic.Int64 // connections that were cut off and have come back
-}
 
 // client reads one connection and keeps what the current phase asks for.
 type client struct {
@@ -53,48 +32,10 @@ type client struct {
 	job       string // that is watched
 	last      int    // seq of its last event
 	text      hash.Hash
-	ends      int // terminal events with the digest of the text
-}
-
-// connect opens the connections and waits until all have joined the main namespace.
-func connect(c plan) (*crowd, error) {
-	all := &crowd{plan: c, clients: make([]*client, c.n), start: time.Now()}
-	errs := make(chan error, c.n)
-	slots := make(chan struct{}, c.parallel)
-	for i := range c.n {
-		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots }()
-			cl := &client{crowd: all, i: i, last: -1, acked: make(chan struct{}, 1)}
-			r, err := cl.join()
-			if err == nil {
-				all.clients[i] = cl
-				go cl.run(r)
-			}
-			errs <- err
-		}()
-	}
-	var first error
-	for range c.n {
-		if err := <-errs; err != nil && first == nil {
-			first = err
-		}
-	}
-	if first != nil {
-		all.close()
-	}
-	return all, first
-}
-
-func (c *crowd) close() {
-	c.closed.Store(true)
-	for _, cl := range c.clients {
-		if cl != nil {
-			cl.mu.Lock()
-			cl.nc.Close()
-			cl.mu.Unlock()
-		}
-	}
+	same      bool // the job's end has come, with the digest of the text
+	told      bool // that it was too slow
+	wait      time.Duration
+	back      bool // was cut off and has come back
 }
 
 // join opens the connection and returns its reader behind the answer to CONNECT.
@@ -199,14 +140,19 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 }
 
 // run reads until the crowd is closed; a client that watches a job and is cut
-// off comes back and resumes.
+// off comes back and resumes, if it is patient when it was told to.
 func (cl *client) run(r *bufio.Reader) {
 	for {
 		cl.read(r)
 		cl.mu.Lock()
+		wait := cl.wait
+		cl.wait = 0
 		cl.nc.Close()
 		job, last := cl.job, cl.last
 		cl.mu.Unlock()
+		if cl.crowd.patient {
+			time.Sleep(wait)
+		}
 		for {
 			if cl.crowd.closed.Load() || job == "" {
 				return
@@ -217,7 +163,9 @@ func (cl *client) run(r *bufio.Reader) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		cl.crowd.again.Add(1)
+		cl.mu.Lock()
+		cl.back = true
+		cl.mu.Unlock()
 		cl.resume(job, last)
 	}
 }
@@ -249,6 +197,7 @@ func (cl *client) read(r *bufio.Reader) {
 func (cl *client) event(message []byte) {
 	at, seq := number(message, cl.crowd.stamp), number(message, `"seq":`)
 	if seq < 0 {
+		cl.complaint(message)
 		return
 	}
 	took := time.Since(cl.crowd.start) - time.Duration(at)
@@ -259,7 +208,7 @@ func (cl *client) event(message []byte) {
 	}
 	if at < 0 {
 		if _, rest, ok := bytes.Cut(message, []byte(`"digest":"`)); ok && cl.text != nil && bytes.HasPrefix(rest, hex.AppendEncode(nil, cl.text.Sum(nil))) {
-			cl.ends++
+			cl.same = true
 		}
 		return
 	}
@@ -281,6 +230,17 @@ func (cl *client) event(message []byte) {
 	}
 }
 
+// complaint hears that the client was too slow, and when to come back.
+func (cl *client) complaint(message []byte) {
+	if !bytes.HasPrefix(message, []byte(`42["error",`)) || !bytes.Contains(message, []byte(`"code":"too_slow"`)) {
+		return
+	}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.told = true
+	cl.wait = time.Duration(number(message, `"retryAfterMs":`)) * time.Millisecond
+}
+
 // number finds the digits after key, -1 if there are none.
 func number(message []byte, key string) int {
 	_, rest, ok := bytes.Cut(message, []byte(key))
@@ -298,74 +258,8 @@ func number(message []byte, key string) int {
 	return n
 }
 
-// watch has each client follow a job, which is after its given event, and waits
-// until the gateway has said yes to all. digest has them hash the text.
-func (c *crowd) watch(job func(i int) (id string, last int), digest bool) error {
-	for i, cl := range c.clients {
-		id, last := job(i)
-		select {
-		case <-cl.acked: // of a resumption nobody waited for
-		default:
-		}
-		cl.mu.Lock()
-		cl.job, cl.last, cl.text, cl.ends = id, last, nil, 0
-		if digest {
-			cl.text = sha256.New()
-		}
-		cl.mu.Unlock()
-		cl.resume(id, last)
-	}
-	patience := time.NewTimer(30 * time.Second)
-	defer patience.Stop()
-	for i, cl := range c.clients {
-		select {
-		case <-cl.acked:
-		case <-patience.C:
-			return fmt.Errorf("client %d waits for its job", i)
-		}
-	}
-	return nil
-}
-
 func (cl *client) resume(job string, last int) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	cl.nc.Write(text(fmt.Sprintf(`421["job:resume:v1",{"jobId":%q,"lastSeq":%d}]`, job, last)))
-}
-
-// leave has each client leave its job.
-func (c *crowd) leave() {
-	for _, cl := range c.clients {
-		cl.mu.Lock()
-		cl.nc.Write(text(fmt.Sprintf(`421["job:leave:v1",{"jobId":%q}]`, cl.job)))
-		cl.mu.Unlock()
-		<-cl.acked
-	}
-}
-
-// collect takes what the clients have counted since the last time.
-func (c *crowd) collect() (latencies []time.Duration, events, reordered int) {
-	for i, cl := range c.clients {
-		cl.mu.Lock()
-		if i >= c.skip {
-			latencies = append(latencies, cl.latencies...)
-			events += cl.events
-		}
-		reordered += cl.reordered
-		cl.latencies, cl.events, cl.reordered = cl.latencies[:0], 0, 0
-		if cl.job == "" {
-			cl.last = -1
-		}
-		cl.mu.Unlock()
-	}
-	return latencies, events, reordered
-}
-
-func (c *crowd) received() (n int) {
-	for _, cl := range c.clients[c.skip:] {
-		cl.mu.Lock()
-		n += cl.events
-		cl.mu.Unlock()
-	}
-	return n
 }

@@ -9,15 +9,17 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is a server under test.
 type process struct {
 	cmd            *exec.Cmd
+	command        []string
 	port, feedPort string
 	feed           net.Conn
 	reply          *bufio.Reader
@@ -31,11 +33,12 @@ func canPin() bool {
 }
 
 // launch starts a server, on CPU 0 if pin is set, and waits for its ports.
-func launch(pin bool, name string, args ...string) (*process, error) {
+func launch(pin bool, command []string) (*process, error) {
+	run := command
 	if pin {
-		name, args = "taskset", append([]string{"-c", "0", name}, args...)
+		run = append([]string{"taskset", "-c", "0"}, command...)
 	}
-	cmd := exec.Command(name, args...)
+	cmd := exec.Command(run[0], run[1:]...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -44,13 +47,13 @@ func launch(pin bool, name string, args ...string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd}
+	p := &process{cmd: cmd, command: command}
 	lines := bufio.NewReader(stdout)
 	said, err := lines.ReadString('\n')
 	ports := portsIn.FindAllStringSubmatch(said, -1)
 	if len(ports) == 0 {
 		p.stop()
-		return nil, fmt.Errorf("start %s: said %q: %w", name, said, err)
+		return nil, fmt.Errorf("start %s: said %q: %w", command[0], said, err)
 	}
 	go io.Copy(io.Discard, lines)
 	p.port = ports[0][1]
@@ -104,19 +107,15 @@ func (p *process) ask(command string) (string, error) {
 	return strings.TrimSpace(answer), err
 }
 
-// cpu is the processor time used so far, from /proc in ticks of 10 ms.
+// cpu is the processor time used so far, in nanoseconds, that of threads which have
+// ended included; 0 where the system has no such clock.
 func (p *process) cpu() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
+	var t unix.Timespec
+	// The id is made as clock_getcpuclockid(3) does it.
+	if unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|2), &t) != nil {
 		return 0
 	}
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 13 {
-		return 0
-	}
-	user, _ := strconv.Atoi(fields[11])
-	system, _ := strconv.Atoi(fields[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return time.Duration(t.Nano())
 }
 
 // collectedRSS is the resident memory in bytes after a collection of garbage.

@@ -125,6 +125,25 @@ func (s *store) chunk(id string, at time.Duration, filler string) {
 	s.append(j)
 }
 
+// notice publishes as an older worker would: a message without a seq, which is in
+// no log, on the job's channel and on the general one.
+func (s *store) notice(id, note string) {
+	raw := fmt.Sprintf(`{"event":"task:progress:v1","data":{"jobId":"%s","note":"%s"}}`, id, note)
+	s.command("PUBLISH", job.Channel(id), raw)
+	s.command("PUBLISH", job.ProgressChannel, raw)
+}
+
+// trim forgets the logs: whoever watches has had everything. It waits until that
+// is done.
+func (s *store) trim() error {
+	pipe := s.rdb.Pipeline()
+	for id := range s.open {
+		pipe.XTrimMaxLen(context.Background(), logOf(id), 0)
+	}
+	_, err := pipe.Exec(context.Background())
+	return err
+}
+
 // end writes the terminal frame of a job.
 func (s *store) end(id string) {
 	j := s.open[id]
@@ -135,12 +154,13 @@ func (s *store) end(id string) {
 	s.append(j)
 }
 
-func meta(id string) string { return "sluice:{job:" + id + "}:meta" }
+func meta(id string) string  { return "sluice:{job:" + id + "}:meta" }
+func logOf(id string) string { return "sluice:{job:" + id + "}:log" }
 
 func (s *store) append(j *openJob) {
 	seq := strconv.Itoa(j.seq)
 	raw := string(s.raw)
-	s.command("XADD", "sluice:{job:"+j.id+"}:log", seq+"-0", "f", raw)
+	s.command("XADD", logOf(j.id), seq+"-0", "f", raw)
 	s.command("HSET", meta(j.id), "seq", seq)
 	s.command("PUBLISH", job.Channel(j.id), raw)
 }

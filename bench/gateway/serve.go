@@ -26,7 +26,6 @@ const event = "model:chunk:v1"
 //	B json     broadcast through the library
 //	X json     broadcast, encoded once
 //	G          collect garbage, answer "ok"
-//	N          answer the number of connections
 func serve() error {
 	eng := engine.New(engine.Options{})
 	io := socket.NewServer(nil, nil)
@@ -83,8 +82,6 @@ func serve() error {
 			case "G":
 				debug.FreeOSMemory()
 				fmt.Fprintln(conn, "ok")
-			case "N":
-				fmt.Fprintln(conn, eng.Len())
 			}
 		}
 	}

@@ -29,9 +29,6 @@ function line(conn, text) {
     case "G":
       global.gc?.();
       conn.write("ok\n");
-      break;
-    case "N":
-      conn.write(io.engine.clientsCount + "\n");
   }
 }
 
