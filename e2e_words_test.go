@@ -113,6 +113,11 @@ func TestTakenAddress(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), l.Addr().String()+" is taken") || !strings.Contains(err.Error(), "--gateway.addr 127.0.0.1:0") {
 		t.Errorf("error %v\n%s", err, &log)
 	}
+	// 192.0.2.0/24 is nobody's: RFC 5737.
+	err = run(t.Context(), []string{"--gateway.addr", "192.0.2.1:0", "--gateway.auth.insecure_public", "--redis.embedded", "memory", "--plugins.dirs", t.TempDir()}, &out, &log)
+	if err == nil || !strings.Contains(err.Error(), "192.0.2.1:0 is no address of this machine") {
+		t.Errorf("error %v\n%s", err, &log)
+	}
 }
 
 // A configured Redis that is away is waited for, and the password of its URL

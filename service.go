@@ -93,6 +93,8 @@ func explain(key, addr string, err error) error {
 		return fmt.Errorf("%s is taken, perhaps by another sluice: stop that one, or have a free port chosen with --%s 127.0.0.1:0", addr, key)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w: choose a port above 1023 with --%s, or run as a user who may use this one", err, key)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s is no address of this machine: give --%s one that it has, or 0.0.0.0 for all", addr, key)
 	}
 	return err
 }

@@ -76,7 +76,7 @@ func (d *decoder) decode(key string, raw any, dst reflect.Value) {
 		if m, ok := raw.(map[string]any); ok {
 			dst.Set(reflect.ValueOf(m))
 		} else {
-			d.report(key, show(raw), "is a section: put settings below it, one per line")
+			d.report(key, show(raw), "is a section"+madeOf(raw)+": put settings below it, one per line")
 		}
 	case dst.Kind() == reflect.Map:
 		d.dictionary(key, raw, dst)
@@ -90,7 +90,7 @@ func (d *decoder) decode(key string, raw any, dst reflect.Value) {
 func (d *decoder) section(key string, raw any, dst reflect.Value) {
 	m, ok := raw.(map[string]any)
 	if !ok {
-		d.report(key, show(raw), "is a section: its keys are "+strings.Join(fieldNames(dst.Type()), ", "))
+		d.report(key, show(raw), "is a section"+madeOf(raw)+": its keys are "+strings.Join(fieldNames(dst.Type()), ", "))
 		return
 	}
 	names := fieldNames(dst.Type())
@@ -143,13 +143,17 @@ func (d *decoder) list(key string, raw any, dst reflect.Value) {
 		for _, element := range raw {
 			text, ok := element.(string)
 			if !ok {
-				d.report(key, show(element), "is not text; put each entry in quotes")
+				if madeOf(element) != "" {
+					d.report(key, "", "is a list of texts"+madeOf(element)+"; write [one, two] or a line per entry")
+				} else {
+					d.report(key, show(element), "is not text; put each entry in quotes")
+				}
 				return
 			}
 			list = append(list, text)
 		}
 	default:
-		d.report(key, show(raw), "is not a list; write [one, two] or a line per entry")
+		d.report(key, show(raw), "is a list"+madeOf(raw)+"; write [one, two] or a line per entry")
 		return
 	}
 	dst.Set(reflect.ValueOf(list))
@@ -157,6 +161,10 @@ func (d *decoder) list(key string, raw any, dst reflect.Value) {
 
 func (d *decoder) scalar(key string, raw any, dst reflect.Value) {
 	text, isText := raw.(string)
+	if odd := madeOf(raw); odd != "" {
+		d.report(key, "", "is a single value"+odd+"; write it behind the colon")
+		return
+	}
 	switch dst.Type() {
 	case secretType:
 		secret, err := resolveSecret(text, d.getenv)
@@ -243,16 +251,21 @@ func whole(raw any) (int64, bool) {
 	return 0, false
 }
 
-// show is a value for an error message.
+// show is a value for an error message, "" for one that is more than a value.
 func show(raw any) string {
-	switch raw := raw.(type) {
-	case map[string]any:
-		return "a section"
-	case []any:
-		return "a list"
-	case string:
-		return raw
-	default:
-		return fmt.Sprint(raw)
+	if madeOf(raw) != "" {
+		return ""
 	}
+	return fmt.Sprint(raw)
+}
+
+// madeOf says what a raw value is, if it is more than a value.
+func madeOf(raw any) string {
+	switch raw.(type) {
+	case map[string]any:
+		return ", and not a section"
+	case []any:
+		return ", and not a list"
+	}
+	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -73,9 +74,7 @@ func (k check) gateway(g *Gateway) {
 		k.report("gateway.addr", g.Addr, "is open to the network while gateway.auth.mode is none: everybody could use and read everything; "+
 			"set gateway.auth.mode to keys, hs256 or jwt, or listen on 127.0.0.1, or say gateway.auth.insecure_public: true")
 	}
-	if !strings.HasPrefix(g.Path, "/") || len(strings.Trim(g.Path, "/")) == 0 || strings.ContainsAny(g.Path, "?# \t") {
-		k.report("gateway.path", g.Path, "is not a path below the root, such as /socket.io/")
-	}
+	k.path("gateway.path", g.Path)
 	for _, origin := range g.Origins {
 		u, err := url.Parse(origin)
 		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil) {
@@ -108,6 +107,22 @@ func (k check) gateway(g *Gateway) {
 	k.auth(&g.Auth)
 }
 
+// ownPaths are what a gateway serves beside its Socket.IO endpoint.
+var ownPaths = []string{"healthz", "readyz", "metrics", "v1", "page"}
+
+func (k check) path(key, text string) {
+	inner := strings.Trim(text, "/")
+	first, _, _ := strings.Cut(inner, "/")
+	switch {
+	case !strings.HasPrefix(text, "/") || path.Clean("/"+inner) != "/"+inner || inner == "" || strings.HasPrefix(text, "//") || strings.ContainsAny(text, "?#%{} \t\r\n"):
+		k.report(key, text, "is not a path below the root, such as /socket.io/")
+	case slices.Contains(ownPaths, first):
+		k.report(key, text, "is where the gateway serves other things; write another path, such as /socket.io/")
+	case text != "/"+inner+"/":
+		k.report(key, text, "does not end with the one / that clients ask with; write /"+inner+"/")
+	}
+}
+
 // isAddress reports whether text is host:port, the host of which may be empty.
 func isAddress(text string) bool {
 	_, port, err := net.SplitHostPort(text)
@@ -124,6 +139,12 @@ func (k check) auth(a *Auth) {
 	case "none":
 		if a.KeysFile != "" {
 			k.report("gateway.auth.keys_file", a.KeysFile, "has no use while gateway.auth.mode is none, which lets everybody in; set the mode to keys")
+		}
+		if !a.Secret.IsZero() {
+			k.report("gateway.auth.secret", "", "has no use while gateway.auth.mode is none, which lets everybody in; set the mode to hs256")
+		}
+		if a.JWKSURL != "" {
+			k.report("gateway.auth.jwks_url", a.JWKSURL, "has no use while gateway.auth.mode is none, which lets everybody in; set the mode to jwt")
 		}
 	case "keys":
 		if a.KeysFile == "" {
