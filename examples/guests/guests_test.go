@@ -9,12 +9,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -308,6 +311,33 @@ func TestSettings(t *testing.T) {
 			err := sdk.AsError(p.Check(t.Context(), sdk.Settings(`{"delay_ms":"long"}`)))
 			if err == nil || err.Kind != sdk.Invalid || !strings.Contains(err.Message, "delay_ms") {
 				t.Errorf("bad settings: %v, want an invalid delay_ms", err)
+			}
+		})
+	}
+}
+
+// TestReadmeSizes: the sizes that the README gives are those of today's artifacts, by and large.
+func TestReadmeSizes(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range languages {
+		t.Run(l.name, func(t *testing.T) {
+			file, err := os.Stat(filepath.Join(l.build(t), "echo.wasm"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			row := regexp.MustCompile(`(?m)^\| \[` + l.name + `\].*\| (\d+) KB \|`).FindSubmatch(readme)
+			if row == nil {
+				t.Fatal("it has no row with a size")
+			}
+			said, err := strconv.ParseFloat(string(row[1]), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is := float64(file.Size()) / 1000; math.Abs(said-is) > is/10 {
+				t.Errorf("it is said to have %.0f KB, and has %.0f", said, is)
 			}
 		})
 	}
