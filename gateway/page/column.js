@@ -27,6 +27,7 @@ export class ColumnView {
     this.growing = new Growing(this.text);
     this.extras = h("div", { class: "extras" });
     this.calls = [];
+    this.cut = h("p", { class: "note", hidden: true });
     this.failure = h("div", { class: "failure", hidden: true });
     this.track = h("div", { class: "track", role: "img" });
     this.legend = h("ul", { class: "legend" });
@@ -38,7 +39,7 @@ export class ColumnView {
     this.actions = h("div", { class: "actions", role: "group", "aria-label": "What to do with this answer", hidden: true }, this.resume, this.again, this.copy);
     this.root = h("section", { class: "column", id, tabindex: -1, "aria-labelledby": id + "-name", "data-model": column.model },
       h("header", {}, this.mark, this.name, this.served, h("span", { class: "grow" }), this.cancel),
-      this.status, this.attempts, this.reasoning, this.text, this.extras, this.failure, this.timing, this.facts, this.actions);
+      this.status, this.attempts, this.reasoning, this.text, this.extras, this.cut, this.failure, this.timing, this.facts, this.actions);
   }
 
   // update draws what has changed. lost is why there is no connection, "" if there
@@ -60,6 +61,9 @@ export class ColumnView {
     this.growing.set(c.over ? c.text : settled(c.text));
     this.text.classList.toggle("live", !c.over && c.text !== "");
     this.#extras(c);
+    const cut = words.cut(c);
+    this.cut.hidden = !cut;
+    setText(this.cut, cut);
     this.#failure(c, now);
     this.#timing(c, longest);
     this.#facts(c);

@@ -267,6 +267,14 @@ test("models are chosen of what is offered", () => {
   for (const [pattern, name, want] of [["a*", "abc", true], ["a*", "ba", false], ["*", "", true], ["a*b*c", "a-b-c", true], ["a*b*c", "ac", false], ["aa*aa", "aaa", false], ["a.c", "abc", false]]) assert.equal(fits(pattern, name), want, `${pattern} ${name}`);
 });
 
+test("an answer that was stopped says so", () => {
+  const ended = (finishReason) => new Column({ jobId: "j", state: "complete", text: "half of", result: { finishReason } });
+  assert.match(words.cut(ended("length")), /may not be all/);
+  assert.match(words.cut(ended("content_filter")), /filter stopped/);
+  for (const reason of ["stop", "tool_calls", "refusal", ""]) assert.equal(words.cut(ended(reason)), "");
+  assert.equal(words.cut(new Column({ jobId: "j", state: "running" })), "");
+});
+
 test("words and figures", () => {
   assert.deepEqual([words.ms(12.4), words.ms(1234), words.ms(12_345), words.ms(125_000)], ["12 ms", "1.23 s", "12.3 s", "2 min 5 s"]);
   assert.deepEqual([words.named([""]), words.named(["a", "b"]), words.named(["a", "b", "c"])], ["default", "a + b", "3 models"]);

@@ -80,6 +80,17 @@ export function failure(c, now) {
   return { calm: false, title: titles[e.code] ?? faults[e.fault] ?? "There is no answer", lines: lines.filter(Boolean), code: e.code, retryable: e.retryable, action, wait };
 }
 
+// cut says that a model was stopped before it had said all: the answer is whole as
+// it was given, and yet not the whole.
+export function cut(c) {
+  if (c.state !== "complete") return "";
+  switch (c.result?.finishReason) {
+    case "length": return "The model came to the end of its tokens: this may not be all it had to say.";
+    case "content_filter": return "The provider's filter stopped the answer here.";
+  }
+  return "";
+}
+
 // again labels the button that asks again.
 export const again = (wait) => (wait > 0 ? `Try again in ${Math.ceil(wait / 1000)} s` : "Ask again");
 
