@@ -76,8 +76,8 @@ func plainRest(b []byte) bool {
 	return ok
 }
 
-// plainMember cuts a member off that doesn't matter: a string, a whole number or null, and not
-// called error, choices or usage unless it is null.
+// plainMember cuts a member off that doesn't matter: a string, a whole number or null, not called
+// choices, and not called error or usage unless it is null.
 func plainMember(b []byte) (rest []byte, ok bool) {
 	name, b, ok := plainString(b)
 	if !ok {
@@ -86,10 +86,13 @@ func plainMember(b []byte) (rest []byte, ok bool) {
 	if b, ok = bytes.CutPrefix(b, []byte(":")); !ok || len(b) == 0 {
 		return nil, false
 	}
+	if named(name, "choices") { // again: the decoder takes the last
+		return nil, false
+	}
 	if rest, null := bytes.CutPrefix(b, []byte("null")); null {
 		return rest, true
 	}
-	if matters(name) {
+	if named(name, "error") || named(name, "usage") {
 		return nil, false
 	}
 	if b[0] == '"' {
@@ -103,10 +106,8 @@ func plainMember(b []byte) (rest []byte, ok bool) {
 	return b[n:], n == 1 || n > 1 && b[0] != '0'
 }
 
-// matters compares as the decoder does, without regard to case.
-func matters(name []byte) bool {
-	return bytes.EqualFold(name, []byte("error")) || bytes.EqualFold(name, []byte("choices")) || bytes.EqualFold(name, []byte("usage"))
-}
+// named compares as the decoder does, without regard to case.
+func named(name []byte, want string) bool { return bytes.EqualFold(name, []byte(want)) }
 
 // plainString cuts a string without escapes off the front of b.
 func plainString(b []byte) (s, rest []byte, ok bool) {

@@ -253,6 +253,7 @@ func FuzzPlainDelta(f *testing.F) {
 		}
 	}
 	f.Add([]byte(`{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}],"Usage":{"prompt_tokens":1}}`))
+	f.Add([]byte(`{"choices":[{"index":0,"delta":{"content":"a"}}],"Choices":null}`))
 	f.Add([]byte(`{"ERROR":"x","choices":[{"index":0,"delta":{"content":"a"}}]}`))
 	f.Add([]byte(`{"choices":[{"index":0,"delta":{"role":"assistant","content":"a"}}],"x":01}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
