@@ -76,9 +76,13 @@ func (k check) gateway(g *Gateway) {
 	}
 	k.path("gateway.path", g.Path)
 	for _, origin := range g.Origins {
-		u, err := url.Parse(origin)
-		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil) {
+		if origin == "*" {
+			continue
+		}
+		if sent, ok := asSent(origin); !ok {
 			k.report("gateway.origins", origin, "is not an origin: scheme://host, with :port if it isn't the scheme's own")
+		} else if sent != origin {
+			k.report("gateway.origins", origin, "is not as browsers send it; write "+sent)
 		}
 	}
 	if g.DefaultModel == "" {
@@ -121,6 +125,18 @@ func (k check) path(key, text string) {
 	case text != "/"+inner+"/":
 		k.report(key, text, "does not end with the one / that clients ask with; write /"+inner+"/")
 	}
+}
+
+// asSent is an origin as browsers write it, since it is compared letter by letter:
+// https://html.spec.whatwg.org/multipage/browsers.html#ascii-serialisation-of-an-origin
+func asSent(origin string) (string, bool) {
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", false
+	}
+	host := strings.ToLower(u.Host) // the scheme is lower case already
+	own := map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
+	return u.Scheme + "://" + strings.TrimSuffix(strings.TrimSuffix(host, own), ":"), true
 }
 
 // isAddress reports whether text is host:port, the host of which may be empty.
