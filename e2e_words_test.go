@@ -61,10 +61,12 @@ func TestWords(t *testing.T) {
 		usage bool
 	}{
 		{args: []string{"version"}, out: "sluice "},
+		{args: []string{"--version"}, out: "sluice "},
 		{args: []string{"help"}, out: "sluice gateway"},
 		{args: []string{"--help"}, out: "sluice gateway"},
 		{args: []string{"host", "-h"}, out: "sluice gateway"},
 		{args: []string{"help", "settings"}, out: "gateway.addr"},
+		{args: []string{"help", "plugin"}, out: "sluice plugin new"},
 		{args: []string{"help", "cooking"}, err: `no help about "cooking"`, usage: true},
 		{args: []string{"check"}, out: "can be used"},
 		{args: []string{"check", good}, out: "can be used"},

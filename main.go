@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := pflag.NewFlagSet("sluice", pflag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.BoolP("help", "h", false, "")
+	flags.Bool("version", false, "")
 	config.AddFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -67,6 +68,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if asked, _ := flags.GetBool("help"); asked {
 		return help(stdout, nil)
+	}
+	if asked, _ := flags.GetBool("version"); asked {
+		word = "version"
 	}
 	rest := flags.Args()
 	switch word {

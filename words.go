@@ -64,6 +64,10 @@ func help(out io.Writer, topics []string) error {
 		_, err := io.WriteString(out, helpText)
 		return err
 	}
+	if len(topics) == 1 && topics[0] == "plugin" {
+		_, err := io.WriteString(out, pluginHelp)
+		return err
+	}
 	if len(topics) > 1 || topics[0] != "settings" {
 		return &usageError{fmt.Sprintf("no help about %q", strings.Join(topics, " "))}
 	}
