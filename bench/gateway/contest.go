@@ -54,13 +54,17 @@ func (c *contest) rounds(n int, turn func(*side) error) error {
 	return nil
 }
 
-// rest waits until no side has anything to do.
+// rest lets what follows a rush pass.
 func (c *contest) rest() {
-	if c.hasty {
-		return
+	if !c.hasty {
+		time.Sleep(c.calm)
+		c.still()
 	}
+}
+
+// still waits until no side has anything to do.
+func (c *contest) still() {
 	const look = 100 * time.Millisecond
-	time.Sleep(c.calm)
 	for range 50 {
 		busy := time.Duration(0)
 		for _, sd := range c.sides {
@@ -79,8 +83,8 @@ func (c *contest) rest() {
 // few is how many rounds the phases have that take much time.
 func (c *contest) few() int { return min(c.settings.rounds, 3) }
 
-// reconnect has the clients of a side come, so many at a time, and then what
-// follows; the name is that of the phase.
+// reconnect has the clients of a side go and, when all is still, come again, so
+// many at a time, and do what then says.
 func (c *contest) reconnect(sd *side, parallel int, then func(*side) error) (took, cpu time.Duration, err error) {
 	if sd.crowd != nil {
 		sd.crowd.close()
@@ -152,30 +156,37 @@ func (c *contest) broadcasts() error {
 // segments one by one.
 const underWay = 20
 
-// turn is one load of one side, the first third of its time to get under way.
-// every is how many calls of send it takes for each client to get one event.
+// counted is how many seconds of a turn are measured.
+func (c *contest) counted() float64 { return c.seconds * 2 / 3 }
+
+// turn is one load of one side. every is how many calls of send it takes for each
+// client to get one event.
 func (c *contest) turn(sd *side, name string, rate, every int, send func(n int, at time.Duration)) error {
-	start, fan := c.seconds/3, c.conns/every
-	first := underWay * every
-	l, err := sd.load(max(rate, int(float64(first)/start)), first, first*fan, send)
+	began, err := c.start(sd, rate, every, send)
 	if err != nil {
 		return err
 	}
-	sd.lose(name, l)
-	meanwhile := func() {}
+	stop := func() {}
 	if sd.redis != nil {
-		meanwhile = sd.pings(name)
+		stop = sd.pings(name)
 	}
-	total := max(1, int(float64(rate)*(c.seconds-start)))
-	if l, err = sd.load(rate, total, total*fan, send); err != nil {
+	total := max(1, int(float64(rate)*c.counted()))
+	l, err := sd.load(rate, total, total*c.conns/every, send)
+	if err == nil {
+		l.show(&sd.column, name)
+		sd.lose(name, began)
+	}
+	stop()
+	if err != nil || sd.redis == nil {
 		return err
 	}
-	l.show(&sd.column, name)
-	meanwhile()
-	if sd.redis == nil {
-		return nil
-	}
 	return sd.redis.trim()
+}
+
+// start gets a turn under way.
+func (c *contest) start(sd *side, rate, every int, send func(n int, at time.Duration)) (load, error) {
+	first := underWay * every
+	return sd.load(max(rate, int(float64(first)/(c.seconds-c.counted()))), first, underWay*(c.conns-sd.crowd.skip), send)
 }
 
 // pings measures how fast Redis is, until stop is called.

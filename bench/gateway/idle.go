@@ -12,6 +12,11 @@ import (
 // untimed is what the clock says nothing of: memory, and what becomes of clients
 // that are cut off. They run beside each other.
 func (c *contest) untimed() error {
+	for _, sd := range c.sides {
+		if sd.crowd != nil {
+			sd.crowd.close()
+		}
+	}
 	var group errgroup.Group
 	var ends [][]ending
 	if c.only != "idle" && !c.quick {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // judge prints which targets this run has met. The error says that a server of
@@ -18,6 +19,7 @@ func judge(out io.Writer, tables [][]*column) error {
 				wrong = !c.whole(out) || wrong
 			}
 		}
+		columns[len(columns)-1].limited(out)
 		if first, last := columns[0], columns[len(columns)-1]; first.node {
 			last.compared(out, first)
 		}
@@ -32,7 +34,9 @@ func judge(out io.Writer, tables [][]*column) error {
 func (c *column) whole(out io.Writer) bool {
 	all := c.losses()
 	whole := all.lost == 0 && all.reordered == 0
-	verdict(out, whole, "%s: %d lost, %d reordered of %d events", c.name, all.lost, all.reordered, all.sent)
+	if all.sent > 0 {
+		verdict(out, whole, "%s: %d lost, %d reordered of %d events", c.name, all.lost, all.reordered, all.sent)
+	}
 	for _, f := range c.figures {
 		if f.must > 0 {
 			verdict(out, f.has == f.must, "%s: %s: %d of %d", c.name, f.name, f.has, f.must)
@@ -40,6 +44,15 @@ func (c *column) whole(out io.Writer) bool {
 		}
 	}
 	return whole
+}
+
+// limited tells which of the figures with a limit keep it in every round.
+func (c *column) limited(out io.Writer) {
+	for _, f := range c.figures {
+		if most := slices.Max(append(f.rounds, 0)); f.limit > 0 {
+			verdict(out, most <= f.limit, "%s: "+f.format+", to be "+f.format+" at most", f.name, most, f.limit)
+		}
+	}
 }
 
 // compared tells which of the figures with an aim are good enough beside Node's.

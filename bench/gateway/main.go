@@ -83,7 +83,7 @@ func run(args []string, out io.Writer) error {
 	s := settings{pin: canPin()}
 	flags.IntVar(&s.conns, "conns", 1000, "connections")
 	rates := flags.String("rates", "5000,10000,20000,50000", "events per second, one phase each")
-	flags.IntVar(&s.rounds, "rounds", 5, "rounds of each phase; at most 3 of those that take long")
+	flags.IntVar(&s.rounds, "rounds", 5, "rounds of each phase; at most 3 of connecting, storms and clients that stop, at most 2 of the transports")
 	flags.Float64Var(&s.seconds, "seconds", 3, "length of a turn, of which the first third is not counted; the transports' turns are a third as long")
 	flags.IntVar(&s.broadcast, "broadcasts", 20, "broadcasts per second")
 	idle := flags.String("idle", "1000,10000", "idle connections to look at the gateways' memory with, empty for none")

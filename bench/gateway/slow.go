@@ -11,24 +11,26 @@ import (
 
 // The phases with clients that don't read.
 const (
-	slowRate  = 5000     // chunks a second for all together
-	slowChunk = 64 << 10 // what the slow ones get in each
-	// tooMuch is more chunks than the kernel and the gateway hold for one client,
-	// and notices how many messages without a log overflow what waits for it.
-	tooMuch = 32
-	notices = 2 * pending / slowChunk
+	slowRate  = 5000 // events a second for all together
+	slowChunk = 64 << 10
+	// tooMuch is how many chunks of slowChunk are more than the kernel and the
+	// gateway hold for one client, sent no faster than Redis lets a subscriber be
+	// behind; notices is how many messages without a log are too much then.
+	tooMuch  = 12
+	fillRate = slowRate / 10
+	notices  = 2 * pending / slowChunk
 	// quiet is how long a client takes nothing at most: the gateway gives it up
 	// after 30 s, when it has filled what may wait for it.
 	quiet = 38 * time.Second
 )
 
 // idlers is how many of the clients stop reading.
-func (c *contest) idlers() int { return c.conns / 10 }
+func (c *contest) idlers() int { return max(1, c.conns/10) }
 
 var long = strings.Repeat("long text ", slowChunk/10)
 
-// readers measures the clients that read, before others stop and meanwhile, and
-// whether those have everything in the end.
+// readers measures the clients that read, before others stop and when those have
+// all waiting that may wait for them, and whether they have everything in the end.
 func (c *contest) readers() error {
 	for _, sd := range c.sides {
 		if err := sd.crowd.leave(); err != nil {
@@ -40,33 +42,12 @@ func (c *contest) readers() error {
 		sd.crowd.skip = c.idlers()
 	}
 	c.rest()
-	base, most := map[*side]int{}, map[*side]int{}
 	name := fmt.Sprintf("%d of %d stop reading: ", c.idlers(), c.conns)
-	err := c.rounds(c.few(), func(sd *side) error {
-		before, err := c.mixed(sd)
-		if err != nil {
-			return err
-		}
-		if base[sd] == 0 {
-			base[sd] = sd.process.rss()
-		}
-		goOn := stall(sd.crowd.clients[:c.idlers()])
-		peak := sd.process.watchRSS()
-		meanwhile, err := c.mixed(sd)
-		most[sd] = max(most[sd], peak())
-		goOn()
-		if err != nil {
-			return err
-		}
-		compare(&sd.column, name, before, meanwhile)
-		sd.caughtUp()
-		return sd.redis.trim()
-	})
+	err := c.rounds(c.few(), func(sd *side) error { return c.stopping(sd, name) })
 	if err != nil {
 		return err
 	}
 	for _, sd := range c.sides {
-		sd.add(name+"memory for each of them, KB", "%.0f", float64(most[sd]-base[sd])/float64(c.idlers())/1024, less)
 		same, err := sd.ends()
 		if err != nil {
 			return err
@@ -76,23 +57,50 @@ func (c *contest) readers() error {
 	return nil
 }
 
-// mixed sends short chunks to most clients and long ones to those that may stop,
-// and returns what those have seen that don't.
-func (c *contest) mixed(sd *side) (load, error) {
-	total := int(slowRate * c.seconds)
-	want := 0
-	for n := range total {
-		if n%c.conns >= c.idlers() {
-			want++
-		}
+// stopping is one turn: all read, some stop and are sent more than may wait for
+// them, and in the end these catch up.
+func (c *contest) stopping(sd *side, name string) error {
+	c.still()
+	before, err := c.others(sd)
+	if err != nil {
+		return err
 	}
-	return sd.load(slowRate, total, want, func(n int, at time.Duration) {
-		i, text := n%c.conns, "short text"
-		if i < c.idlers() {
-			text = long
-		}
-		sd.redis.chunk(slow(i), at, text)
-	})
+	base := sd.process.rss()
+	goOn := stall(sd.crowd.clients[:c.idlers()])
+	peak := sd.process.watchRSS()
+	_, err = sd.load(fillRate, tooMuch*c.idlers(), 0, func(n int, at time.Duration) { sd.redis.chunk(slow(n%c.idlers()), at, long) })
+	meanwhile := before
+	if err == nil {
+		meanwhile, err = c.others(sd)
+	}
+	most, waiting := peak(), sd.metric("pending_bytes")
+	goOn()
+	if err != nil {
+		return err
+	}
+	compare(&sd.column, name, before, meanwhile)
+	sd.add(name+"memory for each of them, KB", "%.0f", float64(most-base)/float64(c.idlers())/1024, neither)
+	if !sd.node {
+		sd.add(name+"waiting for each of them, KB", "%.0f", waiting/float64(c.idlers())/1024, neither).limit = pending / 1024
+	}
+	sd.caughtUp()
+	return sd.redis.trim()
+}
+
+// others sends short chunks to all, and returns what those have seen that don't
+// stop.
+func (c *contest) others(sd *side) (load, error) {
+	send := func(n int, at time.Duration) { sd.redis.chunk(slow(n%c.conns), at, filler) }
+	began, err := c.start(sd, slowRate, c.conns, send)
+	if err != nil {
+		return load{}, err
+	}
+	each := max(1, int(slowRate*c.counted()/float64(c.conns)))
+	l, err := sd.load(slowRate, each*c.conns, each*(c.conns-c.idlers()), send)
+	l.sent += began.sent
+	l.received += began.received
+	l.reordered += began.reordered
+	return l, err
 }
 
 func compare(col *column, name string, before, meanwhile load) {
@@ -191,10 +199,9 @@ func (c *contest) cutOff(sd *side, t trial) (ending, error) {
 	}
 	before := sd.cut()
 	goOn := stall(crowd.clients)
-	// No faster than Redis lets a subscriber be behind.
-	_, err = slow.load(slowRate/10, tooMuch*n, 0, func(k int, at time.Duration) { sd.redis.chunk(t.job(k%n), at, long) })
+	_, err = slow.load(fillRate, tooMuch*n, 0, func(k int, at time.Duration) { sd.redis.chunk(t.job(k%n), at, long) })
 	if err == nil {
-		_, err = slow.load(slowRate/10, t.notices*n, 0, func(k int, _ time.Duration) { sd.redis.notice(t.job(k%n), long) })
+		_, err = slow.load(fillRate, t.notices*n, 0, func(k int, _ time.Duration) { sd.redis.notice(t.job(k%n), long) })
 	}
 	if err != nil {
 		goOn()
@@ -210,8 +217,11 @@ func (c *contest) cutOff(sd *side, t trial) (ending, error) {
 	return e, err
 }
 
-// cut is how many clients the gateway has given up so far; Node's gives up nobody.
-func (sd *side) cut() int {
+// cut is how many clients the gateway has given up so far.
+func (sd *side) cut() int { return int(sd.metric(`slow_clients_total{what="too_slow"}`)) }
+
+// metric reads one of those that our gateway shows; of Node's they are 0.
+func (sd *side) metric(name string) float64 {
 	if sd.node {
 		return 0
 	}
@@ -221,8 +231,8 @@ func (sd *side) cut() int {
 	}
 	defer answer.Body.Close()
 	all, _ := io.ReadAll(answer.Body)
-	_, rest, _ := strings.Cut(string(all), `slow_clients_total{what="too_slow"} `)
+	_, rest, _ := strings.Cut(string(all), "\nsluice_gateway_"+name+" ")
 	line, _, _ := strings.Cut(rest, "\n")
-	n, _ := strconv.Atoi(line)
-	return n
+	value, _ := strconv.ParseFloat(line, 64)
+	return value
 }

@@ -24,6 +24,7 @@ type figure struct {
 	spread bool // show the least and the most beside the median
 	rounds []float64
 	aim    float64 // how many times better than Node's it is to be; 0: no matter
+	limit  float64 // what it may be at most; 0: no matter
 	losses *losses // of figures that are sums
 	text   string  // of a note
 	has    int     // of a count that is to be must

@@ -30,7 +30,7 @@ func transports(s settings) ([]*column, error) {
 		node := way{"node", "E", "B", []string{"node", "--expose-gc", filepath.Join(s.node, "server.mjs")}}
 		ways = append([]way{node}, ways...)
 	}
-	s.rounds, s.seconds = min(s.rounds, 3), s.seconds/3
+	s.rounds, s.seconds = min(s.rounds, 2), s.seconds/3
 	c := &contest{settings: s, calm: 100 * time.Millisecond}
 	defer c.stop()
 	for _, w := range ways {
