@@ -22,8 +22,9 @@ func awaitRedis(ctx context.Context, rdb redis.UniversalClient, url fmt.Stringer
 		ask, done := context.WithTimeout(ctx, longest)
 		err := rdb.Ping(ask).Err()
 		var old error
+		var policy string
 		if err == nil {
-			old = tooOld(ask, rdb)
+			old, policy = tooOld(ask, rdb), evicts(ask, rdb)
 		}
 		done()
 		switch {
@@ -33,6 +34,9 @@ func awaitRedis(ctx context.Context, rdb redis.UniversalClient, url fmt.Stringer
 			return old
 		case err == nil:
 			log.Info("redis answers", "url", url.String())
+			if policy != "" {
+				log.Warn("redis throws jobs away when its memory is full", "policy", policy, "remedy", "set its maxmemory-policy to noeviction")
+			}
 			return nil
 		}
 		what, remedy := diagnose(err)
@@ -67,6 +71,23 @@ func diagnose(err error) (what, remedy string) {
 		return "no sentinel names the master", "see whether they run, and whether redis.url has their addresses and the name of the master"
 	}
 	return "redis does not answer", "see whether it runs, and whether redis.url is right"
+}
+
+var memoryLimit = regexp.MustCompile(`(?m)^maxmemory:0*[1-9]`)
+var memoryPolicy = regexp.MustCompile(`(?m)^maxmemory_policy:([\w-]+)`)
+
+// evicts returns the policy of a Redis that makes room by throwing keys away: all
+// of ours expire, so that any policy may choose them. "" is one that refuses to
+// write instead, which is waited out, and one that doesn't say.
+func evicts(ctx context.Context, rdb redis.UniversalClient) string {
+	info, err := rdb.Info(ctx, "memory").Result()
+	if err != nil || !memoryLimit.MatchString(info) {
+		return ""
+	}
+	if found := memoryPolicy.FindStringSubmatch(info); found != nil && found[1] != "noeviction" {
+		return found[1]
+	}
+	return ""
 }
 
 // The oldest Redis that has what is used here: since 6.0 users and RESP3, which

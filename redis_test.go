@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sluicehq/sluice/config"
 )
 
 // strangeRedis answers commands by their name, at a unix socket.
@@ -89,6 +92,26 @@ func TestOldRedis(t *testing.T) {
 	err := run(t.Context(), []string{"host", "--redis.url", url}, &out, &log)
 	if err == nil || !strings.Contains(err.Error(), "redis.url: the Redis there is version 4.0.14, and Sluice needs 6.0 or newer") {
 		t.Errorf("error %v\n%s", err, &log)
+	}
+}
+
+// A Redis that makes room by throwing keys away would lose jobs: the log says so.
+func TestEvictingRedis(t *testing.T) {
+	server := redisServer(t)
+	rdb := server.client()
+	for _, tt := range []struct{ limit, policy, want string }{
+		{"100mb", "volatile-lru", "volatile-lru"}, {"100mb", "noeviction", ""}, {"0", "allkeys-lru", ""},
+	} {
+		if err := errors.Join(rdb.ConfigSet(t.Context(), "maxmemory", tt.limit).Err(), rdb.ConfigSet(t.Context(), "maxmemory-policy", tt.policy).Err()); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		if err := awaitRedis(t.Context(), rdb, config.NewURL(server.url()), slog.New(slog.NewTextHandler(&log, nil))); err != nil {
+			t.Fatal(err)
+		}
+		if warned := strings.Contains(log.String(), "throws jobs away"); warned != (tt.want != "") || !strings.Contains(log.String(), tt.want) {
+			t.Errorf("%+v:\n%s", tt, &log)
+		}
 	}
 }
 
