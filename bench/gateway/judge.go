@@ -62,7 +62,7 @@ func (c *column) compared(out io.Writer, node *column) {
 			continue
 		}
 		times := f.times(node.of(f.name))
-		verdict(out, median(times) >= f.aim, "%s: %.2f × better than Node's, to be %g × at least", f.name, median(times), f.aim)
+		verdict(out, median(times) >= f.aim, "%s: %s better than Node's, to be %g × at least", f.name, ranged("%.2f ×", times), f.aim)
 	}
 }
 

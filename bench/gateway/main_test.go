@@ -64,7 +64,7 @@ func TestJudge(t *testing.T) {
 		return out.String(), err
 	}
 	text, err := run(1, 0, 2)
-	if err != nil || strings.Contains(text, "MISSED") || !strings.Contains(text, "met     1/s: events per core-second: 2.36 ×") {
+	if err != nil || strings.Contains(text, "MISSED") || !strings.Contains(text, "met     1/s: events per core-second: 2.36 × (1.50 ×–2.50 ×) better") {
 		t.Errorf("%v\n%s", err, text)
 	}
 	if text, err := run(0, 1, 2); err == nil || !strings.Contains(text, "MISSED  ours: 1 lost") {

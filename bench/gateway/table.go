@@ -106,9 +106,17 @@ func (f *figure) String() string {
 	case len(f.rounds) == 0:
 		return f.text
 	}
-	text := fmt.Sprintf(f.format, median(f.rounds))
-	if f.spread && len(f.rounds) > 1 {
-		text += fmt.Sprintf(" ("+f.format+"–"+f.format+")", slices.Min(f.rounds), slices.Max(f.rounds))
+	if f.spread {
+		return ranged(f.format, f.rounds)
+	}
+	return fmt.Sprintf(f.format, median(f.rounds))
+}
+
+// ranged is the median, with the least and the most in brackets.
+func ranged(format string, values []float64) string {
+	text := fmt.Sprintf(format, median(values))
+	if len(values) > 1 {
+		text += fmt.Sprintf(" ("+format+"–"+format+")", slices.Min(values), slices.Max(values))
 	}
 	return text
 }
