@@ -67,8 +67,16 @@ func diagnose(err error) (what, remedy string) {
 		return "redis does not speak TLS there", "write redis:// instead of rediss:// in redis.url, or give its TLS port"
 	case redis.HasErrorPrefix(err, "MOVED"):
 		return "redis is a cluster", "write redis-cluster:// in redis.url"
+	case strings.Contains(text, "cluster support disabled"):
+		return "redis is no cluster", "write redis:// instead of redis-cluster:// in redis.url"
+	case strings.Contains(text, "DB index is out of range"):
+		return "redis has no database of that number", "write a smaller one in redis.url, or raise its setting databases"
 	case strings.Contains(text, "all sentinels specified in configuration are unreachable"):
 		return "no sentinel names the master", "see whether they run, and whether redis.url has their addresses and the name of the master"
+	}
+	// A Redis without TLS waits for more of what it takes for a command.
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "redis does not answer in time", "see whether it runs, whether redis.url is right, and if that asks for TLS, whether it speaks TLS there"
 	}
 	return "redis does not answer", "see whether it runs, and whether redis.url is right"
 }

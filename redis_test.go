@@ -124,6 +124,8 @@ func TestDiagnosis(t *testing.T) {
 		"-NOAUTH Authentication required.":                                                 `"redis does not let us in, trying again"`,
 		"-NOPERM this user has no permissions to run the 'ping' command":                   `redis.username and redis.password"`,
 		"-ERR AUTH <password> called without any password configured for the default user": `"redis does not let us in, trying again"`,
+		"-ERR DB index is out of range":                                                    `"redis has no database of that number, trying again"`,
+		"-ERR This instance has cluster support disabled":                                  `"redis is no cluster, trying again"`,
 		"-LOADING Redis is loading the dataset in memory":                                  `"redis loads its data, trying again"`,
 		"-ERR max number of clients reached":                                               `error="ERR max number of clients reached" remedy="see whether it runs`,
 	} {
@@ -145,6 +147,14 @@ func TestDiagnosis(t *testing.T) {
 				t.Errorf("stopped while it waits: %v", err)
 			}
 		})
+	}
+}
+
+// A Redis that says nothing may be one that was asked for TLS.
+func TestDiagnosisOfSilence(t *testing.T) {
+	what, remedy := diagnose(fmt.Errorf("dial: %w", context.DeadlineExceeded))
+	if what != "redis does not answer in time" || !strings.Contains(remedy, "TLS") {
+		t.Errorf("%s: %s", what, remedy)
 	}
 }
 
