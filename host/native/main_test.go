@@ -58,7 +58,16 @@ func TestMain(m *testing.M) {
 	case "not a plugin":
 		fmt.Println("hello, world")
 		_, _ = io.Copy(io.Discard, os.Stdin)
+	case "runaway":
+		if err := leaveGroup(); err != nil {
+			panic(err)
+		}
+		select {}
 	default:
+		if mode := os.Getenv("TEST_PLUGIN"); strings.HasPrefix(mode, "hello ") {
+			shakeHands(mode)
+			os.Exit(0)
+		}
 		sdk.Register(sdk.Provider{Name: "fault", Version: "1.0.0", Generate: misbehave})
 		sdk.Main()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
@@ -70,15 +73,15 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 			provider.ProtocolVersion: {provider.PluginName: connection{}},
 		},
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
-		GRPCDialOptions:  []grpc.DialOption{grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRequest), grpc.MaxCallSendMsgSize(maxRequest))},
+		GRPCDialOptions:  dialOptions(r.dial),
 		SkipHostEnv:      true,
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir.path},
 		StartTimeout:     p.opts.StartTimeout,
 		Logger:           hclog.NewNullLogger(), // what matters is in the errors, and in our log
 		SyncStdout:       lines.writer("stdout"),
 		SyncStderr:       lines.writer("stderr"),
-		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
-			return r, r.prepare(spec.Env)
+		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, sockets string) (runner.Runner, error) {
+			return r, r.prepare(spec.Env, sockets)
 		},
 	})
 	proc := &process{runner: r, client: client, began: time.Now(), keys: map[string]int{}, empty: make(chan struct{})}
@@ -105,10 +108,34 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("describe: %w", p.failure(ctx, proc, err))
 	}
+	if len(out) > maxReply {
+		return nil, fmt.Errorf("describe: it answered with more than %d bytes", maxReply)
+	}
 	if err := proc.desc.UnmarshalBinary(out); err != nil {
 		return nil, err
 	}
 	return proc, nil
+}
+
+// dialOptions are for connections to plugins; dial is how such a connection is made.
+func dialOptions(dial func(context.Context, string) (net.Conn, error)) []grpc.DialOption {
+	options := []grpc.DialOption{
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRequest), grpc.MaxCallSendMsgSize(maxRequest)),
+		grpc.WithStreamInterceptor(withoutBroker),
+	}
+	if dial != nil {
+		options = append(options, grpc.WithContextDialer(dial))
+	}
+	return options
+}
+
+// withoutBroker keeps go-plugin from the plugin's broker, which nothing here uses: it keeps whatever
+// that tells it, without end.
+func withoutBroker(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if strings.HasPrefix(method, "/plugin.GRPCBroker/") {
+		return nil, status.Error(codes.Unimplemented, "there are no brokered connections")
+	}
+	return next(ctx, desc, cc, method, opts...)
 }
 
 // enclose has a process begin its life in its box, and in a control group if there are any.

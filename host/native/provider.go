@@ -118,6 +118,9 @@ func (p *Plugin) call(ctx context.Context, m provider.Method, in []byte) ([]byte
 	}
 	defer p.leave(proc, "")
 	out, err := provider.Call(ctx, proc.conn, m, in)
+	if len(out) > maxReply {
+		return nil, p.broken("answered with more than %d bytes", maxReply)
+	}
 	return out, p.failure(ctx, proc, err)
 }
 
@@ -137,6 +140,9 @@ func (p *Plugin) request(req *sdk.Request) ([]byte, error) {
 	}
 	return in, nil
 }
+
+// maxReply bounds the answer of a call that doesn't stream, as it does for a guest.
+const maxReply = 1 << 20
 
 // maxRequest bounds a request, and a Batch on its way back.
 const maxRequest = 64 << 20

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,6 +21,9 @@ import (
 
 // maxHandshake bounds the line with which a plugin begins; it has about 100 bytes.
 const maxHandshake = 512
+
+// handshakeFields are those of the line that say something to this host: two versions, network, address and protocol.
+const handshakeFields = 5
 
 // procRunner runs a process for go-plugin. What go-plugin's own runner does not do: the process
 // leads a group that is killed as a whole, the kernel kills it when the host dies, and its
@@ -42,6 +47,8 @@ type procRunner struct {
 	killed          bool // by us
 	first           string
 	reason          string // for after exited
+	sockets         string // directory of the sockets that the process makes
+	socket          string // the one at which it says it can be reached, in that directory
 }
 
 func newRunner(path, dir string, env []string, lines *lines) (_ *procRunner, err error) {
@@ -76,9 +83,10 @@ func newRunner(path, dir string, env []string, lines *lines) (_ *procRunner, err
 	return r, nil
 }
 
-// prepare adds what go-plugin tells the process.
-func (r *procRunner) prepare(env []string) error {
+// prepare adds what go-plugin tells the process, the directory for its sockets among it.
+func (r *procRunner) prepare(env []string, sockets string) error {
 	r.cmd.Env = append(r.cmd.Env, env...)
+	r.sockets = sockets
 	return nil
 }
 
@@ -146,6 +154,9 @@ func (r *procRunner) readStdout() {
 	r.first = line
 	r.mu.Unlock()
 	if line != "" {
+		// go-plugin panics at a certificate that it didn't ask for.
+		fields := strings.Split(line, "|")
+		line = strings.Join(fields[:min(len(fields), handshakeFields)], "|")
 		_, _ = io.WriteString(r.firstW, line+"\n") // fails when go-plugin has given up already
 	}
 	r.lines.read("stdout", in)
@@ -171,6 +182,7 @@ func (r *procRunner) kill() {
 	case !r.reaped:
 		r.killed = true
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
+		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGKILL) // it may have left its group
 		r.group.Kill()
 	}
 }
@@ -237,8 +249,20 @@ func (r *procRunner) ID() string {
 	return fmt.Sprint(r.cmd.Process.Pid)
 }
 
+// PluginToHost takes the address that a plugin gives for its own. It may not choose where the host
+// goes: whoever answers there would get what only its egress gate lets out, or it would be served by
+// another plugin.
 func (r *procRunner) PluginToHost(network, addr string) (string, string, error) {
+	if network != "unix" || filepath.Dir(addr) != r.sockets || filepath.Join(r.sockets, filepath.Base(addr)) != addr {
+		return "", "", fmt.Errorf("it wants to be reached at %s %q, which is no socket in %s", network, addr, r.sockets)
+	}
+	r.socket = addr
 	return network, addr, nil
+}
+
+// dial connects to the plugin.
+func (r *procRunner) dial(ctx context.Context, _ string) (net.Conn, error) {
+	return dialBelow(ctx, r.cmd.Dir, r.socket)
 }
 
 func (r *procRunner) HostToPlugin(network, addr string) (string, string, error) {

@@ -1,6 +1,11 @@
 package native
 
 import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,4 +27,26 @@ func (r *procRunner) reap() error {
 	_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL)
 	r.reaped = true
 	return r.cmd.Wait()
+}
+
+// dialBelow connects to a socket below dir. What is there is the plugin's to change at any time, so
+// no link is followed: it could lead to the socket of another service.
+func dialBelow(ctx context.Context, dir, path string) (net.Conn, error) {
+	rel, err := filepath.Rel(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	below, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(below)
+	fd, err := unix.Openat2(below, rel, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
 }
