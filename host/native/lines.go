@@ -44,6 +44,15 @@ func (l *lines) tail() string {
 	return strings.TrimSpace(strings.ToValidUTF8(string(l.last), "\uFFFD"))
 }
 
+// clip bounds a text that comes from a plugin and goes into a log line.
+func clip(s string) string {
+	const limit = 100
+	if len(s) > limit {
+		s = s[:limit] + "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
 // read logs lines until r ends.
 func (l *lines) read(stream string, r io.Reader) {
 	in := bufio.NewReaderSize(r, maxLogLine)
@@ -90,7 +99,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 func (l *lines) line(stream string, line []byte) {
 	l.mu.Lock()
 	if stream == "stderr" {
-		l.last = append(l.last, line...)
+		l.last = append(l.last, line[max(0, len(line)-tailSize):]...)
 		if over := len(l.last) - tailSize; over > 0 {
 			l.last = append(l.last[:0], l.last[over:]...)
 		}
@@ -148,7 +157,9 @@ func record(line []byte) (level slog.Level, msg string, attrs []slog.Attr, ok bo
 		}
 	}
 	take("time", "@timestamp")
-	take("provider") // ours
+	for _, name := range []string{slog.TimeKey, slog.LevelKey, slog.MessageKey, "provider"} {
+		delete(doc, name) // ours, whatever it is
+	}
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		switch v := doc[name].(type) {
 		case string, bool, float64, nil:

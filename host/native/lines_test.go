@@ -24,8 +24,10 @@ func bufferLog() (*slog.Logger, *bytes.Buffer) {
 
 func TestLinesBecomeRecords(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"time":"2026-01-01T00:00:00Z","level":"WARN","msg":"slow","ms":7,"tag":["a"],"provider":"spoofed"}`: `level=WARN msg=slow ms=7 tag="[\"a\"]"`,
-		`{"@level":"error","@message":"bad","@module":"m","@timestamp":"x"}`:                                  `level=ERROR msg=bad @module=m`,
+		`{"time":"2026-01-01T00:00:00Z","level":"WARN","msg":"slow","ms":7,"tag":["a"],"provider":"spoofed"}`:  `level=WARN msg=slow ms=7 tag="[\"a\"]"`,
+		`{"@level":"error","@message":"bad","@module":"m","@timestamp":"x"}`:                                   `level=ERROR msg=bad @module=m`,
+		`{"@level":"info","@message":"m","msg":["plugin lost"],"level":["ERROR"],"time":0,"provider":{"a":1}}`: `level=INFO msg=m`,
+
 		`{"level":"trace","message":"m"}`: `level=DEBUG msg=m`,
 		`{"level":"INFO+2","msg":"m"}`:    `level=INFO+2 msg=m`,
 		`{"level":"novel","msg":"m"}`:     `level=INFO msg=m`,
@@ -50,11 +52,15 @@ func TestLinesAreBounded(t *testing.T) {
 	if got := strings.Count(out.String(), "\n"); got != 2 || !strings.Contains(out.String(), "text=after") || out.Len() > 2*maxLogLine {
 		t.Errorf("a long line and another became %d lines, %d bytes", got, out.Len())
 	}
+	fmt.Fprintln(l.writer("stderr"), strings.Repeat("y", 1<<20))
 	for i := range 100_000 {
 		fmt.Fprintf(l.writer("stderr"), "line %d\n", i)
 	}
 	if got := strings.Count(out.String(), "\n"); got > 20_000 {
 		t.Errorf("%d of 100,000 lines were logged", got)
+	}
+	if got := cap(l.last); got > 4*tailSize {
+		t.Errorf("%d bytes are kept for the tail", got)
 	}
 	if got := l.tail(); len(got) > tailSize || !strings.HasSuffix(got, "line 99999") {
 		t.Errorf("the tail has %d bytes and ends in %q", len(got), got[max(0, len(got)-20):])

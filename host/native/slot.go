@@ -48,7 +48,7 @@ func (s *slot) start(ctx context.Context) error {
 	if old != nil {
 		p.drains.Go(func() { p.drain(old) })
 	}
-	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", proc.desc.Version, "sdk", proc.desc.SDK)
+	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", clip(proc.desc.Version), "sdk", clip(proc.desc.SDK))
 	return nil
 }
 
