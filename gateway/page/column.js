@@ -27,7 +27,7 @@ export class ColumnView {
     this.growing = new Growing(this.text);
     this.extras = h("div", { class: "extras" });
     this.calls = [];
-    this.cut = h("p", { class: "note", hidden: true });
+    this.cut = h("p", { class: "note cut", hidden: true });
     this.failure = h("div", { class: "failure", hidden: true });
     this.track = h("div", { class: "track", role: "img" });
     this.legend = h("ul", { class: "legend" });

@@ -40,6 +40,14 @@ export async function fits(page, where) {
     return r.width > 0 && (r.right > innerWidth + 1 || r.left < -1);
   }).map((e) => e.outerHTML.slice(0, 120)));
   assert.deepEqual(out, [], `${where}: outside the window`);
+  // What scrolls down doesn't scroll sideways, and the buttons are in sight and in one row.
+  const odd = await page.evaluate(() => {
+    const found = [...document.querySelectorAll("#stage, #jobs, .panel")].filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map((e) => "sideways: #" + e.id);
+    const row = [...document.querySelectorAll(".row > button, .row > .choice")].filter((e) => e.checkVisibility()).map((e) => e.getBoundingClientRect());
+    if (row.some((r) => r.bottom > innerHeight + 1 || r.top > row[0].bottom)) found.push("buttons: " + row.map((r) => [r.top, r.bottom].map(Math.round)).join(" "));
+    return found;
+  });
+  assert.deepEqual(odd, [], where);
 }
 
 // audit checks names, references, sizes and contrast of what is seen now.
