@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 )
 
 // privateError is the refusal of an address.
@@ -108,19 +109,63 @@ func (g *Gate) dial(ctx context.Context, network, address string) (net.Conn, err
 		}
 		return nil
 	}}
-	var errs []error
-	for _, a := range addrs {
+	return race(ctx, addrs, func(ctx context.Context, a netip.Addr) (net.Conn, error) {
 		if !g.permitted(host, port, a) {
-			errs = append(errs, &privateError{host, a.Unmap()})
-			continue
+			return nil, &privateError{host, a.Unmap()}
 		}
-		conn, err := d.DialContext(ctx, network, net.JoinHostPort(a.String(), port))
-		if err == nil {
-			return conn, nil
-		}
-		errs = append(errs, err)
+		return d.DialContext(ctx, network, net.JoinHostPort(a.String(), port))
+	})
+}
+
+// headStart is how long an address is tried before the next one is tried beside it.
+const headStart = 300 * time.Millisecond
+
+// race connects to the first address that answers. One that swallows packets, as
+// IPv6 does on many a machine, must not use up the time of the others.
+func race(ctx context.Context, addrs []netip.Addr, connect func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
 	}
-	return nil, errors.Join(errs...)
+	results := make(chan result)
+	started, ended := 0, 0
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var errs []error
+	for {
+		select {
+		case <-next.C:
+			if started == len(addrs) {
+				continue
+			}
+			a := addrs[started]
+			started++
+			go func() {
+				conn, err := connect(ctx, a)
+				results <- result{conn, err}
+			}()
+			next.Reset(headStart)
+			continue
+		case r := <-results:
+			ended++
+			if r.err == nil {
+				cancel()
+				for ; ended < started; ended++ {
+					if late := <-results; late.err == nil {
+						late.conn.Close()
+					}
+				}
+				return r.conn, nil
+			}
+			errs = append(errs, r.err)
+		}
+		if ended == len(addrs) {
+			return nil, errors.Join(errs...)
+		}
+		next.Reset(0)
+	}
 }
 
 func (g *Gate) resolve(ctx context.Context, host string) ([]netip.Addr, error) {

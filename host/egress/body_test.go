@@ -17,6 +17,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/sdk"
 )
 
@@ -310,16 +311,19 @@ func FuzzRedact(f *testing.F) {
 	f.Add([]byte("x"+key+"y"), uint8(1))
 	f.Add([]byte(key[:10]+key+key[3:]), uint8(7))
 	f.Add([]byte(base64.StdEncoding.EncodeToString([]byte(key))), uint8(3))
-	red := newRedactor(map[string]secret{"KEY": {value: key}, "OTHER": {value: "0123456789abc"}}, nil)
+	here := manifest.Origin{Scheme: "https", Host: "acme.test", Port: "443"}
+	red := newRedactor(map[string]secret{
+		"KEY": {value: key, origins: []manifest.Origin{here}}, "OTHER": {value: "0123456789abc", origins: []manifest.Origin{here}},
+	}, nil)
 	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
 		src := io.Reader(&stepReader{data: bytes.Clone(data), step: int(size)%40 + 1})
-		out, err := io.ReadAll(iotest.OneByteReader(red.reader(src)))
+		out, err := io.ReadAll(iotest.OneByteReader(red.reader(src, here)))
 		if err != nil || len(out) != len(data) {
 			t.Fatalf("%d bytes of %d, %v", len(out), len(data), err)
 		}
 		for _, w := range red.words {
-			if bytes.Contains(out, w) {
-				t.Errorf("%q comes out of %q", w, data)
+			if bytes.Contains(out, w.text) {
+				t.Errorf("%q comes out of %q", w.text, data)
 			}
 		}
 		for i := range out {

@@ -32,6 +32,7 @@ const (
 	dialTimeout   = 10 * time.Second
 	idleTimeout   = 90 * time.Second
 	idlePerOrigin = 256
+	idleInAll     = 512 // a wildcard stands for as many origins as its owner likes
 )
 
 // Resolver finds the addresses of a host; *net.Resolver is one.
@@ -123,6 +124,7 @@ func New(m *manifest.Manifest, o Options) (*Gate, error) {
 		TLSClientConfig:        o.TLS.Clone(),
 		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    dialTimeout,
+		MaxIdleConns:           idleInAll,
 		MaxIdleConnsPerHost:    idlePerOrigin,
 		IdleConnTimeout:        idleTimeout,
 		DisableCompression:     true, // a stream is passed on as it comes
@@ -169,12 +171,17 @@ func (g *Gate) Do(ctx context.Context, r *Request) (*Response, error) {
 		resp.Body.Close()
 		return nil, err
 	}
+	origin, err := manifest.OriginOf(r.URL)
+	if err != nil {
+		resp.Body.Close()
+		return nil, g.refuse(r, nil, sdk.Denied, sdk.Plugin, "the URL "+err.Error())
+	}
 	return &Response{
 		Status: resp.StatusCode,
 		Header: g.responseHeader(resp.Header),
 		Body: &bodyReader{
 			ctx: ctx, closer: resp.Body, left: g.limits.ResponseBody, limit: g.limits.ResponseBody,
-			src: g.redactor().reader(body),
+			src: g.redactor().reader(body, origin),
 		},
 	}, nil
 }
@@ -188,6 +195,13 @@ func (g *Gate) send(ctx context.Context, r *Request, k *keys) (*http.Response, e
 	resp, err := g.transport.RoundTrip(req)
 	if err != nil {
 		return nil, g.failure(ctx, r, err)
+	}
+	// Of a connection that was switched to another protocol the transport takes no more care: nothing
+	// would end it with ctx.
+	if resp.StatusCode < http.StatusOK {
+		resp.Body.Close()
+		return nil, &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Status: resp.StatusCode,
+			Message: fmt.Sprintf("upstream: answered with status %d, which was not asked for", resp.StatusCode)}
 	}
 	return resp, nil
 }
@@ -299,7 +313,7 @@ func (g *Gate) failure(ctx context.Context, r *Request, err error) error {
 	if e := contextError(ctx); e != nil {
 		return e
 	}
-	return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: " + g.redactor().text(clip(err.Error()))}
+	return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "upstream: " + clip(g.redactor().text(err.Error()))}
 }
 
 func contextError(ctx context.Context) error {

@@ -3,6 +3,8 @@ package egress
 import (
 	"bytes"
 	"io"
+
+	"github.com/sluicehq/sluice/host/manifest"
 )
 
 // text redacts a whole string.
@@ -19,23 +21,27 @@ func (r *redactor) text(s string) string {
 func (r *redactor) mask(b []byte) {
 	for _, w := range r.words {
 		for at := 0; ; {
-			i := bytes.Index(b[at:], w)
+			i := bytes.Index(b[at:], w.text)
 			if i < 0 {
 				break
 			}
-			for j := at + i; j < at+i+len(w); j++ {
+			for j := at + i; j < at+i+len(w.text); j++ {
 				b[j] = '*'
 			}
-			at += i + len(w)
+			at += i + len(w.text)
 		}
 	}
 }
 
-// held is how many bytes at the end of b may be the beginning of a word.
-func (r *redactor) held(b []byte) int {
-	for n := min(r.keep, len(b)); n > 0; n-- {
+// held is how many bytes at the end of b may be the beginning of a word, of
+// words that are sorted, longest first.
+func held(words [][]byte, b []byte) int {
+	if len(words) == 0 {
+		return 0
+	}
+	for n := min(len(words[0])-1, len(b)); n > 0; n-- {
 		tail := b[len(b)-n:]
-		for _, w := range r.words {
+		for _, w := range words {
 			if len(w) > n && bytes.HasPrefix(w, tail) {
 				return n
 			}
@@ -44,21 +50,31 @@ func (r *redactor) held(b []byte) int {
 	return 0
 }
 
-// reader redacts a stream. It passes on what it has as soon as it has it and
-// holds back only bytes that could be the beginning of a secret.
-func (r *redactor) reader(src io.Reader) io.Reader {
+// reader redacts a stream from an origin. It passes on what it has as soon as it
+// has it and holds back only bytes that could be the beginning of a secret which
+// that origin is sent. Of another secret they are not held back: whether they
+// are tells whoever chose them how it begins, and an origin of the plugin's own
+// would try it letter by letter.
+func (r *redactor) reader(src io.Reader, from manifest.Origin) io.Reader {
 	if len(r.words) == 0 {
 		return src
 	}
-	return &redactReader{r: r, src: src, in: make([]byte, 0, 16<<10)}
+	rr := &redactReader{r: r, src: src, in: make([]byte, 0, 16<<10)}
+	for _, w := range r.words {
+		if covered(w.origins, from) {
+			rr.known = append(rr.known, w.text)
+		}
+	}
+	return rr
 }
 
 type redactReader struct {
-	r    *redactor
-	src  io.Reader
-	in   []byte // read and not yet given out; in[:done] is masked
-	done int
-	err  error
+	r     *redactor
+	known [][]byte // words that may come in pieces
+	src   io.Reader
+	in    []byte // read and not yet given out; in[:done] is masked
+	done  int
+	err   error
 }
 
 func (rr *redactReader) Read(p []byte) (int, error) {
@@ -78,7 +94,7 @@ func (rr *redactReader) Read(p []byte) (int, error) {
 		rr.r.mask(rr.in)
 		rr.done = len(rr.in)
 		if err == nil {
-			rr.done -= rr.r.held(rr.in)
+			rr.done -= held(rr.known, rr.in)
 		}
 	}
 	n := copy(p, rr.in[:rr.done])

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ type vault struct {
 
 	mu      sync.Mutex // one reads
 	read    time.Time  // when that was last; guarded by mu
-	past    []string
+	past    []secret
 	changes bool // whether there is a reference whose value can change
 }
 
@@ -131,7 +132,7 @@ func (v *vault) reread() {
 	for name, s := range old.byName {
 		if now := secrets[name].value; s.value != now && s.value != "" {
 			v.log.Info("secret has changed", "secret", name)
-			v.past = append(v.past, s.value)
+			v.past = append(v.past, s)
 		}
 	}
 	v.past = v.past[max(0, len(v.past)-keptInRedactor):]
@@ -238,40 +239,51 @@ func runCommand(words []string) (string, error) {
 // It stops a service that echoes what it was sent. It can't stop one that
 // plays along with the plugin: that one has the key anyway.
 type redactor struct {
-	words [][]byte // longest first
-	keep  int      // longest word less one: how much of a stream's tail may have to wait
+	words []word // longest first
+}
+
+// word is a secret in one of the ways in which it may be written.
+type word struct {
+	text    []byte
+	origins []manifest.Origin // that are sent it
 }
 
 // newRedactor looks for the secrets and for values of the past.
-func newRedactor(secrets map[string]secret, past []string) *redactor {
+func newRedactor(secrets map[string]secret, past []secret) *redactor {
 	r := &redactor{}
-	add := func(s string) {
-		if len(s) >= shortest && !slices.ContainsFunc(r.words, func(w []byte) bool { return string(w) == s }) {
-			r.words = append(r.words, []byte(s))
-		}
-	}
-	values := slices.Clone(past)
+	all := slices.Clone(past)
 	for _, s := range secrets {
-		values = append(values, s.value)
+		all = append(all, s)
 	}
-	for _, v := range values {
+	for _, s := range all {
+		v := s.value
 		if len(v) < shortest {
 			continue
 		}
+		add := func(text string) {
+			if i := slices.IndexFunc(r.words, func(w word) bool { return string(w.text) == text }); i >= 0 {
+				r.words[i].origins = slices.Concat(r.words[i].origins, s.origins)
+				return
+			}
+			r.words = append(r.words, word{[]byte(text), s.origins})
+		}
 		add(v)
 		if b, err := json.Marshal(v); err == nil {
-			add(string(b[1 : len(b)-1]))
+			escaped := string(b[1 : len(b)-1])
+			add(escaped)
+			add(strings.ReplaceAll(escaped, "/", `\/`)) // as PHP has it
 		}
-		add(url.QueryEscape(v))
-		add(url.PathEscape(v))
+		for _, escaped := range []string{url.QueryEscape(v), url.PathEscape(v)} {
+			add(escaped)
+			add(percent.ReplaceAllStringFunc(escaped, strings.ToLower))
+		}
 		add(base64.StdEncoding.EncodeToString([]byte(v)))
 		add(base64.RawStdEncoding.EncodeToString([]byte(v)))
 		add(base64.RawURLEncoding.EncodeToString([]byte(v)))
 		add(hex.EncodeToString([]byte(v)))
 	}
-	slices.SortFunc(r.words, func(a, b []byte) int { return len(b) - len(a) })
-	if len(r.words) > 0 {
-		r.keep = len(r.words[0]) - 1
-	}
+	slices.SortFunc(r.words, func(a, b word) int { return len(b.text) - len(a.text) })
 	return r
 }
+
+var percent = regexp.MustCompile(`%[0-9A-F]{2}`)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sluicehq/sluice/sdk"
+	"golang.org/x/net/netutil"
 )
 
 // ErrorHeader carries, base64 in standard encoding, the protobuf Error of a
@@ -27,6 +28,7 @@ const (
 // in the request line, as a proxy has it, without CONNECT. It serves l until
 // ctx is done, then drops what is still under way and returns nil.
 func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
+	l = netutil.LimitListener(l, g.doors())
 	srv := &http.Server{
 		Handler:                      http.HandlerFunc(g.serve),
 		ReadHeaderTimeout:            dialTimeout,
@@ -50,6 +52,12 @@ func (g *Gate) Serve(ctx context.Context, l net.Listener) error {
 	}
 	<-served
 	return nil
+}
+
+// doors is how many connections of the plugin's are taken at once; further ones wait. A process may
+// have as many open files, but each costs the host one too, and a plugin may have hundreds of processes.
+func (g *Gate) doors() int {
+	return max(1, g.limits.Processes) * (256 + max(1, g.limits.Concurrency)*max(1, g.limits.OpenRequests))
 }
 
 func (g *Gate) serve(w http.ResponseWriter, r *http.Request) {
