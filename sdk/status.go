@@ -15,7 +15,8 @@ import (
 // had begun with a good status.
 //
 // Whether it can be retried is decided as the vendors' own clients do: x-should-retry has the
-// last word, else 408, 409, 429 and 5xx can. Wait comes from retry-after-ms or retry-after.
+// last word, else 408, 409, 429 and 5xx can. Wait comes from retry-after-ms or retry-after, or from
+// the details of a google.rpc.Status.
 func StatusError(status int, header Header, body []byte) *Error {
 	b := parseErrorBody(body)
 	if status == 0 && b.status >= 400 && b.status < 600 {
@@ -35,7 +36,9 @@ func StatusError(status int, header Header, body []byte) *Error {
 		}
 	}
 	if e.Retryable() {
-		e.Wait = retryAfter(header, time.Now())
+		if e.Wait = retryAfter(header, time.Now()); e.Wait == 0 {
+			e.Wait = b.wait
+		}
 	}
 	e.Message = "upstream reported an error"
 	if status != 0 {
@@ -87,6 +90,7 @@ var preciseCodes = map[string]Kind{
 	"content_policy_violation":   Refused,
 	"content_filter":             Refused,
 	"moderation_blocked":         Refused,
+	"API_KEY_INVALID":            Denied, // with status 400
 }
 
 // streamCodes are the types with which upstreams report, inside a stream, what would otherwise
@@ -129,6 +133,7 @@ type errorBody struct {
 	codes   []string // all of them
 	status  int      // a number that looks like one
 	isError bool     // the document says that it is one
+	wait    time.Duration
 }
 
 const maxErrorText = 1024
@@ -171,6 +176,7 @@ func parseErrorBody(body []byte) (b errorBody) {
 		}
 	}
 	b.message = truncate(b.message, maxErrorText)
+	b.readDetails(inner["details"])
 	for _, name := range []string{"code", "status", "type"} {
 		raw := inner[name]
 		if n, err := strconv.Atoi(string(raw)); err == nil {
@@ -183,6 +189,24 @@ func parseErrorBody(body []byte) (b errorBody) {
 		b.code = b.codes[0]
 	}
 	return b
+}
+
+// readDetails takes what Google's services add to an error, an ErrorInfo with a reason and a RetryInfo
+// with a delay such as "34.5s", see
+// https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto.
+func (b *errorBody) readDetails(raw json.RawMessage) {
+	var details []map[string]json.RawMessage
+	if len(raw) == 0 || json.Unmarshal(raw, &details) != nil {
+		return
+	}
+	for _, d := range details {
+		if reason := text(d["reason"]); reason != "" {
+			b.codes = append(b.codes, reason)
+		}
+		if delay, err := time.ParseDuration(text(d["retryDelay"])); err == nil && delay > 0 {
+			b.wait = min(delay, longestWait)
+		}
+	}
 }
 
 func text(raw json.RawMessage) string {

@@ -39,6 +39,14 @@ func TestStatusError(t *testing.T) {
 		{"plain text", 503, nil, "come back later", Error{Kind: Unavailable, Fault: Upstream, Message: "upstream answered 503: come back later"}},
 		{"gemini", 400, nil, `[{"error":{"code":400,"message":"API key not valid","status":"INVALID_ARGUMENT"}}]`,
 			Error{Kind: Invalid, Fault: Caller, Message: "upstream answered 400: API key not valid", Code: "INVALID_ARGUMENT"}},
+		{"gemini, its key", 400, nil, `{"error":{"code":400,"message":"API key not valid","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"},{"@type":"type.googleapis.com/google.rpc.LocalizedMessage","message":"no"}]}}`,
+			Error{Kind: Denied, Fault: Host, Message: "upstream answered 400: API key not valid", Code: "API_KEY_INVALID"}},
+		{"gemini, slow down", 429, nil, `{"error":{"code":429,"message":"quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"x"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.5s"}]}}`,
+			Error{Kind: Limited, Fault: Upstream, Code: "RESOURCE_EXHAUSTED", Wait: 34500 * time.Millisecond}},
+		{"gemini, slow down, and a header", 429, Header{"retry-after": "2"}, `{"error":{"code":429,"details":[{"retryDelay":"34s"}]}}`, Error{Kind: Limited, Fault: Upstream, Wait: 2 * time.Second}},
+		{"gemini, for ever", 429, nil, `{"error":{"code":429,"details":[{"retryDelay":"9999999s"}]}}`, Error{Kind: Limited, Fault: Upstream, Wait: 24 * time.Hour}},
+		{"details of no use", 429, nil, `{"error":{"code":429,"details":[{"retryDelay":"-1s","reason":7},{"retryDelay":{}}]}}`, Error{Kind: Limited, Fault: Upstream}},
+		{"details that are none", 429, nil, `{"error":{"code":429,"details":"x"}}`, Error{Kind: Limited, Fault: Upstream}},
 		{"details", 422, nil, `{"detail":"x is missing"}`, Error{Kind: Invalid, Fault: Caller, Message: "upstream answered 422: x is missing"}},
 
 		// Within a stream that began with 200.

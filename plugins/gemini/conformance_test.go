@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicehq/sluice/host/plugintest"
 	"github.com/sluicehq/sluice/sdk"
@@ -22,11 +24,10 @@ var generateContent = sdktest.Dialect{
 	Header:   map[string]string{"Content-Type": "text/event-stream"},
 	Say:      sayGenerateContent,
 	Faults: []sdktest.Fault{
-		{Name: "bad key", Reply: failure(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."), Want: sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Status: 400}},
-		{Name: "unknown key", Reply: failure(400, "INVALID_ARGUMENT", "API Key not found. Please pass a valid API key."), Want: sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Status: 400}},
-		{Name: "expired key", Reply: failure(400, "INVALID_ARGUMENT", "API key expired. Please renew the API key."), Want: sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Status: 400}},
+		{Name: "bad key", Reply: failure(400, "INVALID_ARGUMENT", "API key not valid", `{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}`), Want: sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Status: 400, Code: "API_KEY_INVALID"}},
+		{Name: "quota, and when there is some again", Reply: failure(429, "RESOURCE_EXHAUSTED", "as asked", `{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.5s"}`), Want: sdk.Error{Kind: sdk.Limited, Fault: sdk.Upstream, Wait: 34500 * time.Millisecond}},
 		{Name: "no key", Reply: failure(403, "PERMISSION_DENIED", "as asked"), Want: sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Code: "PERMISSION_DENIED"}},
-		{Name: "bad request", Reply: failure(400, "INVALID_ARGUMENT", "Unknown name: API key "), Want: sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller, Code: "INVALID_ARGUMENT"}},
+		{Name: "bad request", Reply: failure(400, "INVALID_ARGUMENT", "as asked"), Want: sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller, Code: "INVALID_ARGUMENT"}},
 		{Name: "no such model", Reply: failure(404, "NOT_FOUND", "as asked"), Want: sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller, Code: "NOT_FOUND"}},
 		{Name: "quota", Reply: failure(429, "RESOURCE_EXHAUSTED", "as asked"), Want: sdk.Error{Kind: sdk.Limited, Fault: sdk.Upstream, Status: 429, Code: "RESOURCE_EXHAUSTED"}},
 		{Name: "too late", Reply: failure(504, "DEADLINE_EXCEEDED", "as asked"), Want: sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Code: "DEADLINE_EXCEEDED"}},
@@ -67,10 +68,13 @@ var generateContent = sdktest.Dialect{
 	}),
 }
 
-func failure(status int, code, message string) sdktest.Reply {
+func failure(status int, code, message string, details ...string) sdktest.Reply {
+	e := map[string]any{"code": status, "status": code, "message": message}
+	if len(details) > 0 {
+		e["details"] = json.RawMessage("[" + strings.Join(details, ",") + "]")
+	}
 	return sdktest.Reply{
-		Status: status, Header: map[string]string{"Content-Type": "application/json"},
-		Body: string(sdk.JSON(map[string]any{"error": map[string]any{"code": status, "status": code, "message": message}})),
+		Status: status, Header: map[string]string{"Content-Type": "application/json"}, Body: string(sdk.JSON(map[string]any{"error": e})),
 	}
 }
 

@@ -121,7 +121,7 @@ func listModels(ctx context.Context, s sdk.Settings) ([]sdk.Model, error) {
 	}
 	resp, err := sdk.Do(ctx, sdk.HTTPRequest{URL: set.url("/models?pageSize=1000"), Header: auth})
 	if err != nil {
-		return nil, deniedKey(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))

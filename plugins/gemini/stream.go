@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"hash/fnv"
 	"strconv"
 	"strings"
@@ -242,25 +241,9 @@ func refusal(what, code string) error {
 func (s *stream) end(err error) error {
 	switch {
 	case err != nil:
-		return deniedKey(err)
+		return err
 	case s.finish.Reason != "":
 		return nil
 	}
 	return sdk.Errorf(sdk.Truncated, "upstream closed the stream before the answer was whole")
-}
-
-// deniedKey makes the error of a bad key one of the key: the API answers it like a bad request, with
-// status 400 and INVALID_ARGUMENT, and "API key not valid", "API Key not found" or "API key expired".
-func deniedKey(err error) error {
-	var e *sdk.Error
-	if !errors.As(err, &e) || e.Kind != sdk.Invalid || e.Status != 400 {
-		return err
-	}
-	_, said, _ := strings.Cut(e.Message, ": ")
-	if !strings.HasPrefix(strings.ToLower(said), "api key ") {
-		return err
-	}
-	denied := *e
-	denied.Kind, denied.Fault = sdk.Denied, sdk.Host
-	return &denied
 }
