@@ -19,6 +19,7 @@ type answer struct {
 	first   time.Time  // of the first chunk
 	texts   int64      // pieces of text
 	output  int64      // bytes
+	silent  int64      // bytes of chunks that say nothing, which could come without end
 	usage   *sdk.Usage // the highest counts told
 	doubt   bool       // whether one was told that can't be
 	finish  sdk.Finish
@@ -42,7 +43,7 @@ func (a *answer) take(c sdk.Chunk) error {
 			return err
 		}
 	case sdk.Finish:
-		a.finish = c
+		a.finish = sdk.Finish{Reason: reasonOf(c)}
 	case sdk.ToolCall:
 		if c.Index < 0 || c.Index >= maxCalls {
 			return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: fmt.Sprintf(
@@ -54,10 +55,22 @@ func (a *answer) take(c sdk.Chunk) error {
 		}
 	}
 	a.output += payload(c)
-	if a.limit > 0 && a.output > a.limit {
+	if silent(c) {
+		a.silent += int64(chunkBytes(c))
+	}
+	if a.limit > 0 && a.output+a.silent > a.limit {
 		return &sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Code: codeOutput, Message: "the answer is longer than the plugin's output limit"}
 	}
 	return nil
+}
+
+// reasonOf is why a model stopped, in one of the words for it.
+func reasonOf(c sdk.Finish) sdk.FinishReason {
+	switch c.Reason {
+	case "", sdk.FinishStop, sdk.FinishStopSequence, sdk.FinishLength, sdk.FinishToolCalls, sdk.FinishContentFilter, sdk.FinishRefusal:
+		return c.Reason
+	}
+	return sdk.FinishOther
 }
 
 const (

@@ -98,6 +98,37 @@ func forge(_ context.Context, req *sdk.Request, emit sdk.Emit) error {
 	return nil
 }
 
+// A model's reason to stop is one of a few words, whatever the plugin calls it: it is part of a frame.
+func TestForgedFinish(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, startServer(t).addr)
+	huge := sdk.Finish{Reason: sdk.FinishReason(strings.Repeat("x", 40<<20))}
+	h := w.host(tuned(nil), provider("p", saying(sdk.Text("abc"), huge), sdk.Model{Name: "m"}))
+	if c := w.follow(w.create(job.Job{}), 0).complete(); c.FinishReason != "other" || c.Text != "abc" {
+		t.Errorf("it ends with %.20q, because of %.20q", c.Text, c.FinishReason)
+	}
+	h.wantOutcomes(map[string]int{outcomeComplete: 1})
+}
+
+// Chunks that make no frame cost the host its time too.
+func TestSilentChunksAreCounted(t *testing.T) {
+	for _, c := range []sdk.Chunk{sdk.Usage{Input: 1}, sdk.Finish{Reason: sdk.FinishStop}} {
+		a := &answer{limit: 1 << 10}
+		var err error
+		for range 1 << 10 {
+			if err = a.take(c); err != nil {
+				break
+			}
+		}
+		if e := sdk.AsError(err); e == nil || e.Code != codeOutput {
+			t.Errorf("a thousand of %T: %v", c, err)
+		}
+		if a.output != 0 {
+			t.Errorf("%T is %d bytes of output", c, a.output)
+		}
+	}
+}
+
 // The refusal names the field, the value and what is right.
 func TestUsageRefusalsSayWhatIsWrong(t *testing.T) {
 	for _, u := range []sdk.Usage{{CacheWrite: -5}, {CacheWrite: math.MaxInt}} {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/native"
@@ -24,6 +25,10 @@ const (
 	codeHostLost     = "host_lost"
 )
 
+// longestWait is how long a job is kept waiting at most, whatever it is told: its
+// record would be gone before the wait is over.
+const longestWait = 12 * time.Hour
+
 // longWait is how long a person is made to wait for a model that is limited when
 // another one may answer instead.
 const longWait = 5 * time.Second
@@ -40,11 +45,13 @@ type verdict struct {
 // the job, this one included, most is how many there may be, and models is how
 // many models the job names.
 //
-//	limited      again after the wait that was told, with the same model; if
-//	             that is long and the job names others, with the next at once
+//	limited      again after the wait that was told, with the same model
 //	unavailable  again after a back-off, with the next model; a wait that was
 //	truncated    told is kept
 //	else         never
+//
+// If the wait is long and the job names other models, the next is asked at once;
+// if it is longer than a job can wait, and all were asked, that was it.
 //
 // That a plugin has no process to ask is no failure of the job: it waits until
 // there may be one again, for as long as it is younger than oldest.
@@ -57,8 +64,10 @@ func judge(e *sdk.Error, failures, most, models int, backoff config.Backoff, age
 	}
 	v := verdict{retry: true, next: e.Kind != sdk.Limited, wait: e.Wait}
 	switch {
-	case e.Kind == sdk.Limited && e.Wait > longWait && failures < models:
+	case e.Wait > longWait && failures < models:
 		v.next, v.wait = true, 0 // each of the others is asked once before anybody waits
+	case e.Wait > longestWait:
+		return verdict{}
 	case e.Wait <= 0:
 		v.wait = backoffFor(failures, backoff)
 	}
@@ -93,23 +102,57 @@ func failure(ctx context.Context, err error) *sdk.Error {
 	e := sdk.AsError(err)
 	if e.Kind == sdk.Cancelled {
 		// Nobody here cancelled it: the plugin gave up by itself.
-		return &sdk.Error{Kind: sdk.Truncated, Fault: sdk.Plugin, Message: e.Message, Err: err}
+		e = &sdk.Error{Kind: sdk.Truncated, Fault: sdk.Plugin, Message: e.Message, Err: err}
 	}
-	return e
+	return bounded(e)
+}
+
+// Bounds of what an error says, in bytes. Ordinary ones are far below them.
+const (
+	maxMessage = 4096
+	maxCode    = 100
+)
+
+// bounded is an error as it is, but for what nobody says in good faith.
+func bounded(e *sdk.Error) *sdk.Error {
+	b := *e
+	b.Message, b.Code = clip(e.Message, maxMessage), clip(e.Code, maxCode)
+	if e.Status < 0 || e.Status > 999 {
+		b.Status = 0
+	}
+	b.Wait = max(0, e.Wait)
+	return &b
+}
+
+// clip makes a text that came from outside valid, and of at most limit bytes and
+// what says that there was more.
+func clip(text string, limit int) string {
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// shown drops what a terminal or a browser would obey instead of showing it.
+func shown(r rune) rune {
+	switch {
+	case unicode.IsControl(r):
+		return ' '
+	case unicode.Is(unicode.Bidi_Control, r):
+		return -1
+	}
+	return r
 }
 
 // secretish matches what looks like a credential, in case an upstream echoed one.
 var secretish = regexp.MustCompile(`(?i)(bearer\s+[^\s"']+|\b(sk|pk|rk|key)[-_][a-z0-9_-]{8,}|(api[-_]?key|token|secret|password)["']?\s*[=:]\s*["']?[^\s"',}]+)`)
 
 // scrub makes a text that came from outside fit to be shown: on one line, of at
-// most limit bytes, without what looks like a credential.
+// most limit bytes, without what looks like a credential or steers a terminal.
 func scrub(text string, limit int) string {
+	text = strings.Map(shown, strings.ToValidUTF8(text, "\uFFFD"))
 	text = secretish.ReplaceAllString(text, "[removed]")
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > limit {
-		text = strings.ToValidUTF8(text[:limit], "") + "…"
-	}
-	return text
+	return clip(strings.Join(strings.Fields(text), " "), limit)
 }
 
 // publicMessage is what the client is told. The text of an error is passed on

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/native"
@@ -36,6 +37,11 @@ func TestJudge(t *testing.T) {
 		{"once too often", &sdk.Error{Kind: sdk.Unavailable}, 6, false, false, 0, 0, 0},
 		{"limited for long, another model", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 1, true, true, 0, 0, 2},
 		{"limited for long, all asked", &sdk.Error{Kind: sdk.Limited, Wait: time.Hour}, 2, true, false, time.Hour, time.Hour, 2},
+		{"limited for ever", &sdk.Error{Kind: sdk.Limited, Wait: 1 << 62}, 1, false, false, 0, 0, 0},
+		{"limited for ever, another model", &sdk.Error{Kind: sdk.Limited, Wait: 1 << 62}, 1, true, true, 0, 0, 2},
+		{"unavailable for ever", &sdk.Error{Kind: sdk.Unavailable, Wait: 1 << 62}, 1, false, false, 0, 0, 0},
+		{"unavailable for long, another model", &sdk.Error{Kind: sdk.Unavailable, Wait: time.Hour}, 1, true, true, 0, 0, 2},
+		{"unavailable for long, all asked", &sdk.Error{Kind: sdk.Unavailable, Wait: time.Hour}, 2, true, true, time.Hour, time.Hour, 2},
 		{"limited for a moment, another model", &sdk.Error{Kind: sdk.Limited, Wait: time.Second}, 1, true, false, time.Second, time.Second, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -90,8 +96,19 @@ func TestFailureNamesOurOwnLimitFirst(t *testing.T) {
 	}
 }
 
+// What a plugin says of its failure goes into logs, frames and the archive.
+func TestFailureIsBounded(t *testing.T) {
+	e := failure(t.Context(), &sdk.Error{
+		Kind: sdk.Denied, Fault: sdk.Host, Message: strings.Repeat("ä", 1<<20), Code: strings.Repeat("\xff", 1<<20), Status: -7, Wait: -1,
+	})
+	if len(e.Message) > 5000 || len(e.Code) > 400 || !utf8.ValidString(e.Message+e.Code) || e.Status != 0 || e.Wait != 0 || e.Kind != sdk.Denied || e.Fault != sdk.Host {
+		t.Errorf("failure has a message of %d bytes, a code of %d, status %d, wait %s: %s, %s", len(e.Message), len(e.Code), e.Status, e.Wait, e.Kind, e.Fault)
+	}
+}
+
 func TestScrub(t *testing.T) {
 	for in, want := range map[string]string{
+		"a\x1b]0;title\a\x00b \u202ec \u009b31m \xff\xfe":          "a ]0;title b c 31m \uFFFD",
 		"Incorrect API key provided: sk-proj-abc123DEF456.":        "Incorrect API key provided: [removed].",
 		"Authorization: Bearer eyJhbGciOi.x.y\n\nnext  line":       "Authorization: [removed] next line",
 		`{"api_key":"abcdef","model":"gpt"}`:                       `{"[removed]","model":"gpt"}`,
