@@ -171,6 +171,7 @@ func (b *binding) connect(l *link, p *Packet) {
 	l.sockets.Unlock()
 	if full {
 		c.Send(NewPacket([]byte("4" + nameWithComma(p.Namespace) + `{"message":"too many namespaces"}`)))
+		c.refused()
 		return
 	}
 	if c.isClosed() {

@@ -102,6 +102,18 @@ func (c *Conn) join() {
 	}
 }
 
+// maxRefusals is how many bytes may wait for a client that is refused a namespace.
+const maxRefusals = 1 << 20
+
+// refused closes a client that is refused one namespace after the other and doesn't
+// read it: refusals are what a stranger can ask for any number of, and an
+// application may allow far more to wait than is good for that.
+func (c *Conn) refused() {
+	if c.Buffered() > maxRefusals {
+		c.abort(ReasonSlow)
+	}
+}
+
 // ---- inbound ----
 
 // receive takes one message: an Engine.IO packet without its type. The memory is
@@ -155,7 +167,7 @@ func (c *Conn) enqueue(p Packet) {
 	in.Lock()
 	defer in.Unlock()
 	for !in.ended && len(in.packets) > 0 &&
-		(len(in.packets) >= c.srv.opts.Limits.Queue || in.bytes+size > 2*c.srv.opts.MaxPayload) {
+		(len(in.packets) >= c.srv.opts.Limits.Queue || in.bytes+size > 2*c.limit()) {
 		in.room.Wait()
 	}
 	if in.ended {

@@ -147,6 +147,8 @@ func controlMsg(op byte, data []byte) *Msg {
 	return &Msg{frame: append(b, data...), head: 2, binary: false}
 }
 
+func (m *Msg) isPong() bool { return m.frame[0] == 0x80|opPong }
+
 // appendPolling appends the packet as it stands in a polling payload.
 func (m *Msg) appendPolling(b []byte) []byte {
 	if !m.binary {

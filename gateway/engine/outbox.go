@@ -141,11 +141,19 @@ func (c *Conn) writeLater(ws *wire, rest []byte, pooled *[]byte) {
 }
 
 // sendControl queues a control frame if ws is the session's WebSocket (a probe has
-// nothing to say), and doesn't wait for a batching window.
+// nothing to say), and doesn't wait for a batching window. A pong takes the place of
+// one that waits still (RFC 6455 section 5.5.3), or a client that pings and doesn't
+// read could have the server hold any number.
 func (c *Conn) sendControl(ws *wire, m *Msg) {
 	c.mu.Lock()
 	if c.ws != ws || c.state != stateOpen || c.Buffered() > c.srv.opts.MaxBuffered {
 		c.mu.Unlock()
+		return
+	}
+	if last := len(c.out) - 1; last >= 0 && m.isPong() && c.out[last].isPong() {
+		c.outBytes.Add(int64(len(m.frame) - len(c.out[last].frame)))
+		c.out[last] = m
+		c.mu.Unlock() // whoever writes, or will, takes it along
 		return
 	}
 	c.out = append(c.out, m)
@@ -257,15 +265,17 @@ func (c *Conn) writeBlocking(ws *wire, rest []byte, pooled *[]byte) {
 // nothing left it ends the writing, and after the goodbye the sending side.
 func (c *Conn) nextBatch(written int) (batch []*Msg, ws *wire, now int64, ok bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.taken(written)
 	if len(c.out) == 0 || c.state == stateClosed {
 		c.writing = false
-		if c.state == stateClosing {
-			c.ws.shut(c.srv.opts.LingerTimeout)
+		ws, last := c.ws, c.state == stateClosing
+		c.mu.Unlock()
+		if last { // over TLS that is one more write
+			ws.shut(c.srv.opts.LingerTimeout)
 		}
 		return nil, nil, 0, false
 	}
+	defer c.mu.Unlock()
 	batch = c.out
 	c.out = nil
 	c.lastWrite = c.srv.now()
@@ -298,9 +308,11 @@ func (c *Conn) wrote(n int) {
 	c.mu.Unlock()
 }
 
+// writeFailed ends a connection whose last frame may have been written in part: it
+// stays marked as being written to, so that nobody writes after that.
 func (c *Conn) writeFailed(err error) {
 	c.mu.Lock()
-	c.writing = false
+	c.writing = true
 	c.mu.Unlock()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -157,11 +157,11 @@ func (c *Conn) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) 
 	rc := http.NewResponseController(w)
 	bounded := rc.SetReadDeadline(time.Now().Add(c.srv.opts.BodyTimeout)) == nil
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
-	if bounded {
-		rc.SetReadDeadline(time.Time{})
-	}
 	if err == nil && int64(len(body)) > limit {
 		err = errTooLarge
+	}
+	if bounded && err == nil { // what is left of a refused one has no more time
+		rc.SetReadDeadline(time.Time{})
 	}
 	return body, err
 }

@@ -43,7 +43,7 @@ func (s *Server) acceptSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
 	}
 	c.use(ws)
 	response = append(response, newMsg(false, []byte(s.openPacket(c, ""))).frame...)
-	_, err := ws.nc.Write(response) // before anybody else can write; the kernel's buffer is empty
+	err := ws.answer(response, s.opts.WriteTimeout)
 	if err != nil || !s.open(c) {
 		ws.close()
 		if err != nil {
@@ -71,8 +71,12 @@ func (s *Server) probeSocket(w http.ResponseWriter, r *http.Request, c *Conn) {
 	} else {
 		ws.deadline(s.opts.UpgradeTimeout)
 	}
-	ws.nc.Write(response) // fits the kernel's buffer, which is empty; the reader sees a failure
-	if !mine {
+	if ws.answer(response, s.opts.WriteTimeout) != nil || !mine {
+		c.mu.Lock()
+		if c.probe == ws {
+			c.probe = nil
+		}
+		c.mu.Unlock()
 		ws.close()
 		return
 	}

@@ -86,7 +86,7 @@ func (w *wire) writeAll(b []byte, patience time.Duration, wrote func(n int)) err
 	// The kernel says that there is room when a good part of its buffer is free,
 	// which a slow client may take minutes for. It takes bytes before: ask.
 	look := min(patience/4, 2*time.Second)
-	if w.raw == nil { // TLS doesn't go on after a deadline
+	if w.raw == nil { // TLS doesn't go on after a deadline, not even after a part of b
 		look = patience
 	}
 	for last := time.Now(); len(b) > 0; {
@@ -94,7 +94,7 @@ func (w *wire) writeAll(b []byte, patience time.Duration, wrote func(n int)) err
 		n, err := w.nc.Write(b[:min(len(b), 32<<10)])
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			n, err = w.tryWrite(b)
-			if n == 0 && err == nil && time.Since(last) >= patience {
+			if n == 0 && err == nil && (w.raw == nil || time.Since(last) >= patience) {
 				return os.ErrDeadlineExceeded
 			}
 		}
@@ -108,6 +108,16 @@ func (w *wire) writeAll(b []byte, patience time.Duration, wrote func(n int)) err
 		}
 	}
 	return nil
+}
+
+// answer writes the response to the handshake, before there is anybody else who
+// could write. It fits the kernel's buffer, unless the client takes nothing of what
+// it asked for before on the same connection.
+func (w *wire) answer(b []byte, patience time.Duration) error {
+	w.nc.SetWriteDeadline(time.Now().Add(patience))
+	defer w.nc.SetWriteDeadline(time.Time{})
+	_, err := w.nc.Write(b)
+	return err
 }
 
 // shut ends the sending side and lets the reader wait for the client's end.

@@ -101,6 +101,7 @@ func (l *link) writePacket(b []byte) {
 	}
 	l.conn.Send(NewPacket(b))
 	if len(b) > 0 && b[0] == TypeConnectError {
+		l.conn.refused()
 		l.sockets.Lock()
 		l.sockets.settle()
 		l.sockets.Unlock()
