@@ -276,3 +276,31 @@ func TestOneChargeAFunction(t *testing.T) {
 		}
 	}
 }
+
+// An instruction may cost more than the host gives at a time. What would be left as a debt would add up
+// over others until the counter wraps, and the guest runs for seconds without coming back.
+func TestNoDebtIsLeft(t *testing.T) {
+	const size, times = 1 << 20, 20
+	loop := []byte{opLoop, 0x40, opI32Const, 0, opI32Const, 0}
+	loop = append(putS(append(loop, opI32Const), size), opMisc, miscMemInit, 0, 0)
+	loop = append(loop, opGlobalGet, 0, opI32Const, 1, opI32Add, opGlobalSet, 0) // markers
+	loop = append(putS(append(loop, opGlobalGet, 0, opI32Const), times), 0x48, opBrIf, 0, opEnd, opI32Const, 0, opEnd)
+	one := uint32(1)
+	m := &Module{
+		types: []funcType{{[]byte{typeI32}, []byte{typeI32}}}, funcs: []uint32{0}, code: []body{{nil, loop}},
+		globals: []global{{typeI32, true, constExpr{op: opI32Const}}}, memory: &limits{min: size >> 16},
+		exports:   []export{{"run", kindFunc, 0}, {"markers", kindGlobal, 0}, {"memory", kindMemory, 0}},
+		dataCount: &one, data: []segment{{flag: 1, init: make([]byte, size)}},
+	}
+	if err := m.Meter(testMeter); err != nil {
+		t.Fatal(err)
+	}
+	names := m.Probe()
+	o, err := newMachine(t, wazero.NewRuntimeConfigInterpreter()).run(m.Encode(), names[len(names)-1], 0)
+	if err != nil || o.trap != "" || o.markers != times {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if due := times * size >> bulkShift; o.fuel <= 0 || o.yields*int(testMeter.Quantum) < due {
+		t.Errorf("it came back %d times, with %d units of fuel in the end, for %d units", o.yields, o.fuel, due)
+	}
+}

@@ -7,10 +7,12 @@ func (w *meter) addHelpers() {
 		w.m.code = append(w.m.code, body{locals, append(code, opEnd)})
 	}
 	i32 := []byte{typeI32}
-	// refill: fuel += yield()
-	b := putU32([]byte{opGlobalGet}, w.fuel)
+	// refill: loop { fuel += yield(); if fuel <= 0 continue }
+	b := putU32([]byte{opLoop, 0x40, opGlobalGet}, w.fuel)
 	b = putU32(append(b, opCall), w.yield)
-	add(nil, nil, nil, putU32(append(b, opI32Add, opGlobalSet), w.fuel))
+	b = putU32(append(b, opI32Add, opGlobalSet), w.fuel)
+	b = putU32(append(b, opGlobalGet), w.fuel)
+	add(nil, nil, nil, append(b, opI32Const, 0, opI32LeS, opBrIf, 0, opEnd))
 	// bulk(n) n: fuel -= n >> bulkShift
 	add(i32, i32, nil, append(w.chargeLength(nil, 0), opLocalGet, 0))
 	if w.m.memory == nil {
