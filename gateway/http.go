@@ -17,17 +17,23 @@ import (
 	"github.com/sluicehq/sluice/proto/job"
 )
 
-// Times of the HTTP side. There is no limit on a whole request: a poll waits
-// for as long as there is nothing to say.
+// Times of the HTTP side. A client that sends no more of its request, or takes no
+// more of the answer, holds nothing for longer. There is no limit on a poll: it
+// waits for as long as there is nothing to say.
 const (
 	headerTimeout = 10 * time.Second
+	bodyTimeout   = 10 * time.Second
+	answerTimeout = 2 * time.Minute
 	idleTimeout   = 2 * time.Minute
 	readyTimeout  = 2 * time.Second
 )
 
 func newHTTPServer(c *core, sockets http.Handler) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle(c.conf.Path, sockets)
+	mux.HandleFunc(c.conf.Path, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // the engine sets its own
+		sockets.ServeHTTP(w, r)
+	})
 	// Pages that were written for Node's server load its client from there:
 	// https://socket.io/docs/v4/client-installation/#standalone-build
 	for name, script := range map[string][]byte{
@@ -51,7 +57,7 @@ func newHTTPServer(c *core, sockets http.Handler) *http.Server {
 		mux.Handle("/", page.Handler(c.conf.Path))
 	}
 	return &http.Server{
-		Handler:           secured(c.conf, mux),
+		Handler:           bounded(secured(c.conf, mux)),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,
@@ -75,6 +81,19 @@ func plain(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	fmt.Fprintln(w, text)
+}
+
+// bounded sets the time that a request's body and its answer may take. What the
+// one before on the same connection has left is gone then.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		connection := http.NewResponseController(w)
+		if r.ContentLength != 0 { // without a body the server watches for the client's end meanwhile
+			_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		_ = connection.SetWriteDeadline(time.Now().Add(answerTimeout))
+		next.ServeHTTP(w, r)
+	})
 }
 
 // secured sets the headers that every answer has, and refuses foreign host

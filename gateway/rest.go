@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -58,16 +59,12 @@ func (c *core) serveJob(w http.ResponseWriter, r *http.Request) {
 		c.refuseHTTP(w, http.StatusBadRequest, asRefused(err))
 		return
 	}
-	select {
-	case c.reads <- struct{}{}:
-		defer func() { <-c.reads }()
-	case <-ctx.Done():
-		c.refuseHTTP(w, http.StatusServiceUnavailable, refuse(codeUnavailable, "too many jobs are being read").after(comeBack))
-		return
-	}
-	state, err := c.readJob(ctx, id, who)
+	state, err := c.readInTurn(ctx, id, who)
 	if err != nil {
-		refusal := asRefused(c.jobError("read", id, err))
+		refusal, known := errors.AsType[*refused](err)
+		if !known {
+			refusal = asRefused(c.jobError("read", id, err))
+		}
 		status := map[string]int{codeNotFound: http.StatusNotFound, codeUnavailable: http.StatusServiceUnavailable}[refusal.Code]
 		if status == 0 {
 			status = http.StatusInternalServerError
@@ -76,6 +73,18 @@ func (c *core) serveJob(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, state)
+}
+
+// readInTurn reads a job when others have been read. Who takes long to take the
+// answer keeps nobody from reading.
+func (c *core) readInTurn(ctx context.Context, id string, who identity) (jobState, error) {
+	select {
+	case c.reads <- struct{}{}:
+		defer func() { <-c.reads }()
+	case <-ctx.Done():
+		return jobState{}, refuse(codeUnavailable, "too many jobs are being read").after(comeBack)
+	}
+	return c.readJob(ctx, id, who)
 }
 
 // readJob reads a job's log to its end. What is appended meanwhile may be missing.
@@ -191,7 +200,8 @@ func (c *core) serveMetrics() http.Handler {
 	})
 }
 
-// direct reports whether a request comes from this machine and not by a proxy.
+// direct reports whether a request comes from this machine, asks for this machine,
+// and doesn't come by a proxy: nor by a page whose name was pointed here.
 func direct(r *http.Request) bool {
 	for _, name := range []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"} {
 		if r.Header.Get(name) != "" {
@@ -200,5 +210,5 @@ func direct(r *http.Request) bool {
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	ip := net.ParseIP(host)
-	return err == nil && ip != nil && ip.IsLoopback()
+	return err == nil && ip != nil && ip.IsLoopback() && loopbackName(r.Host)
 }

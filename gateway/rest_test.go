@@ -24,6 +24,8 @@ func visit(t *testing.T, h http.Handler, method, path string, header ...string) 
 		switch header[i] {
 		case "RemoteAddr":
 			r.RemoteAddr = header[i+1]
+		case "Host":
+			r.Host = header[i+1]
 		default:
 			r.Header.Set(header[i], header[i+1])
 		}
@@ -244,6 +246,8 @@ func TestMetricsAreGuarded(t *testing.T) {
 		"this machine":      {nil, 200},
 		"IPv6 of it":        {[]string{"RemoteAddr", "[::1]:4000"}, 200},
 		"a proxy on it":     {[]string{"X-Forwarded-For", "192.0.2.1"}, 401},
+		"a name of it":      {[]string{"Host", "app.example.com"}, 401},
+		"a numbered name":   {[]string{"Host", "127.0.0.1:3210"}, 200},
 		"from far":          {far, 401},
 		"a user":            {append(far, "Authorization", bearer(t, jwt.MapClaims{"sub": "u"})), 401},
 		"admin of a tenant": {append(far, "Authorization", bearer(t, jwt.MapClaims{"sub": "u", "tenant": "t", "role": "admin"})), 401},
