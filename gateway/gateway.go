@@ -57,6 +57,7 @@ type core struct {
 	models *models
 	hub    *hub
 	auth   authenticator
+	keys   *keyRing // nil without a file of API keys
 	legacy *forwarder
 
 	metrics   *metrics
@@ -147,14 +148,15 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var ring *keyRing
+	var keys *keyRing
 	if path := o.Config.Auth.KeysFile; path != "" {
-		if ring, err = openKeys(path, o.Log); err != nil {
+		if keys, err = openKeys(path, o.Log); err != nil {
 			return err
 		}
-		auth = keyDoor{ring: ring, next: auth}
+		auth = keyDoor{ring: keys, next: auth}
 	}
 	c := newCore(life, o, auth)
+	c.keys = keys
 	listener, err := net.ListenTCP("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("gateway.addr: listen: %w", err)
@@ -178,8 +180,8 @@ func Run(ctx context.Context, o Options) error {
 			failed <- fmt.Errorf("follow jobs: %w", err)
 		}
 	})
-	if ring != nil {
-		running.Go(func() { ring.run(life, func() { c.keysChanged(ring) }) })
+	if keys != nil {
+		running.Go(func() { keys.run(life, c.keysChanged) })
 	}
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -211,7 +211,7 @@ func knownPriority(p string) bool {
 // show begins to follow a job in this tab and says so, unless it does already.
 // again takes up a job that this tab has left, or seen to its end, where that was.
 func (s *session) show(id string, started []byte, again bool) {
-	w, begun, err := s.follow(id, s.who().User, again)
+	w, begun, err := s.follow(id, s.who(), again)
 	if err != nil {
 		s.complain(complaint{refused: *asRefused(err), JobID: id})
 		return
@@ -315,7 +315,8 @@ func (s *session) resumeJob(ctx context.Context, req request) (answer, func(), e
 	if err != nil {
 		return answer{}, nil, s.c.jobError("resume", req.JobID, err)
 	}
-	w, _, err := s.follow(req.JobID, st.User, true)
+	whose := identity{User: st.User, Tenant: st.Tenant}
+	w, _, err := s.follow(req.JobID, whose, true)
 	if err != nil {
 		return answer{}, nil, err
 	}
@@ -327,7 +328,7 @@ func (s *session) resumeJob(ctx context.Context, req request) (answer, func(), e
 		}
 		// The job has ended since, and the client asked for frames again.
 		s.forget(w)
-		if w, _, err = s.follow(req.JobID, st.User, true); err == nil {
+		if w, _, err = s.follow(req.JobID, whose, true); err == nil {
 			w.resume(last)
 		}
 	}, nil

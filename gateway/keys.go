@@ -22,7 +22,7 @@ import (
 // Bounds of the file of API keys, and how often it is looked at.
 const (
 	maxKeysFile = 16 << 20
-	keysEvery   = 2 * time.Second
+	keysEvery   = time.Second
 )
 
 // fingerprint is the SHA-256 of an API key; zero stands for no key.
@@ -34,7 +34,8 @@ type keyRing struct {
 	path string
 	log  *slog.Logger
 	keys atomic.Pointer[map[fingerprint]identity]
-	look os.FileInfo // of what was read last
+	last os.FileInfo // of what was read last
+	seen os.FileInfo // at the last look
 }
 
 // openKeys reads the file; a file that can't be used stops the start.
@@ -56,13 +57,16 @@ func Check(c config.Gateway) error {
 	return err
 }
 
-// read reads the file if it has changed.
+// read reads the file if it has changed, and two looks see the same: half of a file
+// that is being written would end the sessions of the keys that it lacks.
 func (r *keyRing) read() (changed bool, err error) {
 	info, err := os.Stat(r.path)
 	if err != nil {
 		return false, err
 	}
-	if r.look != nil && os.SameFile(info, r.look) && info.ModTime().Equal(r.look.ModTime()) && info.Size() == r.look.Size() {
+	before := r.seen
+	r.seen = info
+	if r.last != nil && (unchanged(info, r.last) || !unchanged(info, before)) {
 		return false, nil
 	}
 	if info.Size() > maxKeysFile {
@@ -72,13 +76,17 @@ func (r *keyRing) read() (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	r.look = info // a file that is no good is complained of once
+	r.last = info // a file that is no good is complained of once
 	keys, err := parseKeys(text)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", r.path, err)
 	}
 	r.keys.Store(&keys)
 	return true, nil
+}
+
+func unchanged(now, before os.FileInfo) bool {
+	return os.SameFile(now, before) && now.ModTime().Equal(before.ModTime()) && now.Size() == before.Size()
 }
 
 // run reads the file again whenever it has changed, and then calls changed. A
@@ -223,17 +231,23 @@ func (shutDoor) identify(_ context.Context, c credentials) (identity, error) {
 
 // keysChanged ends the sessions whose key is gone and tells the others what they
 // may do now.
-func (c *core) keysChanged(r *keyRing) {
+func (c *core) keysChanged() {
 	for _, s := range c.hub.everybody() {
-		before := s.who()
-		if before.Key == (fingerprint{}) {
-			continue
-		}
-		now, there := r.holder(before.Key)
-		if !there || now.owner() != s.owner {
-			s.dismiss("Authentication revoked: the API key is no longer valid")
-			continue
-		}
-		s.renewed(now)
+		s.checkKey()
 	}
+}
+
+// checkKey looks again at whose the session's key is, if it has one. Whoever gives it
+// a key does so, too: the key may have gone before keysChanged could know of it.
+func (s *session) checkKey() {
+	before := s.who()
+	if s.c.keys == nil || before.Key == (fingerprint{}) {
+		return
+	}
+	now, there := s.c.keys.holder(before.Key)
+	if !there || now.owner() != s.owner {
+		s.dismiss("Authentication revoked: the API key is no longer valid")
+		return
+	}
+	s.renewed(now)
 }

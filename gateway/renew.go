@@ -36,6 +36,7 @@ func (s *session) renewAuth(ctx context.Context, req request) (answer, func(), e
 		return answer{}, nil, refuse(codeUnauthorized, "Authentication failed: the token is another user's; connect again to be somebody else")
 	}
 	s.renewed(who)
+	s.checkKey()
 	ans := answer{}
 	if !who.Expires.IsZero() {
 		ans.Expires = who.Expires.UnixMilli()
@@ -45,7 +46,10 @@ func (s *session) renewAuth(ctx context.Context, req request) (answer, func(), e
 
 // renewed lets the session go on as the same user with what it may do now.
 func (s *session) renewed(who identity) {
-	s.identity.Store(&who)
+	before := s.identity.Swap(&who)
+	if before != nil && before.Admin && !who.Admin {
+		s.leaveForeign()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -59,17 +63,40 @@ func (s *session) renewed(who identity) {
 		return
 	}
 	left := time.Until(who.Expires)
-	s.expiry = time.AfterFunc(max(left-warning, left/2), s.expiring)
+	s.wake(max(left-warning, left/2), s.expiring)
 }
 
-// expiring warns, and sets the time of the end.
+// leaveForeign leaves the jobs that only an admin may watch.
+func (s *session) leaveForeign() {
+	s.mu.Lock()
+	var foreign []*watch
+	for _, w := range s.watches {
+		if w.foreign {
+			foreign = append(foreign, w)
+		}
+	}
+	s.mu.Unlock()
+	for _, w := range foreign {
+		w.end()
+		s.forget(w)
+		s.complain(complaint{refused: *refuse(codeNotFound, "there is no such job"), JobID: w.job})
+	}
+}
+
+// expiring warns, and sets the time of the end. That the time is not near yet means
+// that a clock was set back, or that a renewal came in between.
 func (s *session) expiring() {
 	s.mu.Lock()
 	who := s.who()
 	left := time.Until(who.Expires)
-	current := !s.closed && !who.Expires.IsZero() && left <= warning
-	if current {
-		s.expiry = time.AfterFunc(left, s.expire)
+	current := !s.closed && !who.Expires.IsZero()
+	switch {
+	case !current:
+	case left > warning:
+		current = false
+		s.wake(left-warning, s.expiring)
+	default:
+		s.wake(left, s.expire)
 	}
 	s.mu.Unlock()
 	if current && left > 0 {
@@ -77,10 +104,19 @@ func (s *session) expiring() {
 	}
 }
 
-// expire says goodbye, unless a renewal came in between: the client stays away
-// until it has a new token.
+// wake calls f in a while, in place of what was to be called. s.mu is held.
+func (s *session) wake(in time.Duration, f func()) {
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.expiry = time.AfterFunc(in, f)
+}
+
+// expire says goodbye, unless the time has not come: the client stays away until it
+// has a new token.
 func (s *session) expire() {
-	if expires := s.who().Expires; expires.IsZero() || time.Until(expires) > time.Second { // clocks may be set
+	if expires := s.who().Expires; expires.IsZero() || time.Until(expires) > 0 {
+		s.expiring()
 		return
 	}
 	s.dismiss("Authentication expired: connect again with a new token")

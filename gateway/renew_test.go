@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -201,6 +203,9 @@ func TestKeysSurviveABrokenFile(t *testing.T) {
 		t.Errorf("read again although nothing has changed: %v", err)
 	}
 	write("nonsense")
+	if news, err := ring.read(); news || err != nil {
+		t.Errorf("read at the first look: %v", err)
+	}
 	if news, err := ring.read(); news || err == nil {
 		t.Error("nonsense was read")
 	}
@@ -218,6 +223,170 @@ func TestKeysSurviveABrokenFile(t *testing.T) {
 			t.Errorf("%q was accepted", key)
 		}
 	}
+}
+
+// A file of keys that is being written in its place, as by cp or an editor, is not
+// read in the middle: the keys that it lacks by then stay valid.
+func TestKeysOfHalfAFile(t *testing.T) {
+	all := printOf("a") + " user=ada\n" + printOf("b") + " user=bob\n"
+	path, _ := keyFile(t, all)
+	ring, err := openKeys(path, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"", printOf("b") + " user=bob\n", all + printOf("c") + " user=carol\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if news, err := ring.read(); news || err != nil {
+			t.Errorf("%d bytes were read at the first look: %v", len(text), err)
+		}
+		if _, ok := ring.find("a"); !ok {
+			t.Errorf("at %d bytes a key is gone", len(text))
+		}
+	}
+	if news, err := ring.read(); !news || err != nil {
+		t.Errorf("the whole file was not read: %v", err)
+	}
+	if who, ok := ring.find("c"); !ok || who.User != "carol" {
+		t.Error("the new key is unknown")
+	}
+}
+
+// A key that goes while its handshake, or a renewal with it, is under way is gone.
+func TestKeyThatGoesMeanwhile(t *testing.T) {
+	path, _ := keyFile(t, printOf("other")+" user=bob\n")
+	ring, err := openKeys(path, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := identity{User: "ada", Key: sha256.Sum256([]byte("gone"))}
+	conf := testConfig()
+	conf.Auth.Mode = "keys"
+	c := newCore(t.Context(), Options{Config: conf, Redis: memoryRedis(t), Log: testLog(t)}, late{gone})
+	c.keys = ring
+	w := &fakeWire{}
+	if s := c.open(gone, w); s == nil || w.how() != "dismissed" {
+		t.Errorf("a session with it is %q", w.how())
+	}
+	w = &fakeWire{}
+	s := c.open(identity{User: "ada"}, w)
+	if _, _, err := s.renewAuth(t.Context(), request{Payload: []byte(`{"token":"gone"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if w.how() != "dismissed" {
+		t.Errorf("a session renewed with it is %q", w.how())
+	}
+}
+
+// late is an authenticator that says what was true a moment ago.
+type late struct{ who identity }
+
+func (l late) identify(context.Context, credentials) (identity, error) { return l.who, nil }
+
+// onMessage is a log that calls a function at each message.
+type onMessage func(string)
+
+func (onMessage) Enabled(context.Context, slog.Level) bool { return true }
+func (f onMessage) Handle(_ context.Context, r slog.Record) error {
+	f(r.Message)
+	return nil
+}
+func (f onMessage) WithAttrs([]slog.Attr) slog.Handler { return f }
+func (f onMessage) WithGroup(string) slog.Handler      { return f }
+
+// A socket that is sent away in the moment in which it comes leaves nothing behind.
+func TestSentAwayOnArrival(t *testing.T) {
+	var c *core
+	log := slog.New(onMessage(func(text string) {
+		if text == "socket connected" {
+			for _, s := range c.hub.everybody() {
+				s.dismiss("test")
+			}
+		}
+	}))
+	c = newCore(t.Context(), Options{Config: hsConfig(), Redis: memoryRedis(t), Log: log}, late{identity{User: "ada"}})
+	sockets := newSocketServer(c)
+	server := httptest.NewServer(newHTTPServer(c, sockets).Handler)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- sockets.run(ctx) }()
+	client := dial(t, server.Listener.Addr().String(), nil)
+	client.send("40")
+	client.closed()
+	eventually(t, "the session's end", func() bool {
+		n, users, _ := c.hub.counts()
+		c.seats.mu.Lock()
+		defer c.seats.mu.Unlock()
+		return n == 0 && users == 0 && len(c.seats.owners) == 0
+	})
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	server.Close()
+}
+
+// Who is no admin any more watches nobody else's jobs any more.
+func TestAdminNoMore(t *testing.T) {
+	rdb := memoryRedis(t)
+	host := newHost(t, rdb)
+	addr, _ := startGateway(t, rdb, hsConfig())
+	alice := connect(t, addr, hsAuth(t, "alice"))
+	as := func(role string) string {
+		return `{"token":"` + hs(t, jwt.MapClaims{"sub": "root", "tenant": "", "role": role}) + `"}`
+	}
+	admin := connect(t, addr, as("admin"))
+	wantOK(t, alice.ask("search:start:v1", `{"query":"x","jobId":"hers"}`))
+	wantOK(t, admin.ask("search:start:v1", `{"query":"x","jobId":"own"}`))
+	hers, own := host.begin("hers", 1), host.begin("own", 1)
+	wantOK(t, admin.ask("job:resume:v1", `{"jobId":"hers"}`))
+	admin.find("hers", func(m message) bool { return m.Name == "model:start:v1" && m.field(t, "jobId") == "hers" })
+	wantOK(t, admin.ask("auth:renew:v1", as("admin")))
+	host.chunks(hers, "seen")
+	admin.find("hers", func(m message) bool { return m.Name == "model:chunk:v1" && m.field(t, "jobId") == "hers" })
+
+	wantOK(t, admin.ask("auth:renew:v1", as("")))
+	wantCode(t, admin.await("error"), codeNotFound)
+	host.chunks(hers, "secret")
+	alice.find("secret", func(m message) bool { return m.Name == "model:chunk:v1" && m.field(t, "chunk") == "secret" })
+	host.chunks(own, "mine")
+	admin.find("own", func(m message) bool { return m.Name == "model:chunk:v1" && m.field(t, "jobId") == "own" })
+	wantCode(t, admin.ask("job:resume:v1", `{"jobId":"hers"}`), codeNotFound)
+	if s := admin.dump(); strings.Contains(s, "secret") {
+		t.Errorf("an admin of before saw:%s", s)
+	}
+}
+
+// A session ends with its token, even if the clock was set back meanwhile.
+func TestExpiryWithAClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &core{conf: testConfig(), log: testLog(t), metrics: newMetrics(), ctx: t.Context()}
+		w := &fakeWire{}
+		s := &session{c: c, owner: "ada", wire: w, log: c.log}
+		s.box = &outbox{line: w, limit: 1 << 20}
+		began := time.Now()
+		s.renewed(identity{User: "ada", Expires: began.Add(10 * time.Minute)})
+		later := func(by time.Duration) { // what the clock says of the time that is left
+			s.identity.Store(&identity{User: "ada", Expires: began.Add(10*time.Minute + by)})
+		}
+		later(10 * time.Second)
+		sleep(t.Context(), 10*time.Minute-time.Second)
+		if len(w.of(eventExpiring)) != 1 {
+			t.Error("no warning")
+		}
+		later(12 * time.Second)
+		sleep(t.Context(), 12*time.Second)
+		synctest.Wait()
+		if w.how() != "" {
+			t.Errorf("%q too early", w.how())
+		}
+		sleep(t.Context(), 2*time.Second)
+		synctest.Wait()
+		if w.how() != "dismissed" {
+			t.Errorf("the session is %q", w.how())
+		}
+	})
 }
 
 // A session that is about to end says so, and lives on with a new token.

@@ -70,6 +70,7 @@ func (c *core) open(who identity, w wire) *session {
 		return nil
 	}
 	s.renewed(who)
+	s.checkKey()
 	s.log.Debug("socket connected")
 	return s
 }
@@ -233,11 +234,15 @@ func (s *session) emit(event string, data any) { s.box.send(event, encode(data))
 // the job: at its beginning, or, if it has seen some of it and left it or seen
 // its end, behind that; then only if again says so. It returns false without a
 // watch, and for one that is there already.
-func (s *session) follow(id, user string, again bool) (w *watch, begun bool, err error) {
+func (s *session) follow(id string, whose identity, again bool) (w *watch, begun bool, err error) {
+	foreign := whose.owner() != s.owner
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, false, refuse(codeUnavailable, "the connection is closing")
+	}
+	if foreign && !s.who().Admin { // any more
+		return nil, false, refuse(codeNotFound, "there is no such job")
 	}
 	if w := s.watches[id]; w != nil {
 		return w, false, nil
@@ -249,7 +254,7 @@ func (s *session) follow(id, user string, again bool) (w *watch, begun bool, err
 	if len(s.watches) >= s.c.conf.Limits.Watched {
 		return nil, false, refuse(codeLimit, "this socket watches %d jobs already: leave some first (job:leave:v1)", len(s.watches))
 	}
-	w = &watch{s: s, box: s.box, job: id, user: user, seq: seq, from: seq}
+	w = &watch{s: s, box: s.box, job: id, user: whose.User, foreign: foreign, seq: seq, from: seq}
 	s.watches[id] = w
 	s.c.hub.watching(s, id)
 	return w, true, nil

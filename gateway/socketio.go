@@ -154,12 +154,17 @@ func (s *socketServer) connected(sock *socket.Socket) {
 		defer s.recovered(sock)
 		session.receive(readEvent(args))
 	})
-	// Not "disconnect": by then the client may be on its way in again, to the seat
-	// that it has.
-	sock.On("disconnecting", func(args ...any) {
+	end := func(args ...any) {
 		session.end(fmt.Sprint(args[0]))
 		guest.seat.leave()
-	})
+	}
+	// At "disconnect" the client may be on its way in again, to the seat that it has.
+	// Who was sent away before anybody could listen is found by the other two.
+	sock.On("disconnecting", end)
+	sock.On("disconnect", end)
+	if !sock.Connected() {
+		end("sent away")
+	}
 }
 
 // forgetHandshake drops what the library would keep of the handshake and of rooms,

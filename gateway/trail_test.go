@@ -87,7 +87,7 @@ func TestNewsBesideResume(t *testing.T) {
 	s := c.open(identity{User: anonymous}, w)
 	a := host.begin("j", 1)
 	host.chunks(a, "a", "b", "c")
-	news, begun, err := s.follow("j", anonymous, false) // as far as the news gets
+	news, begun, err := s.follow("j", identity{User: anonymous}, false) // as far as the news gets
 	if err != nil || !begun {
 		t.Fatal(begun, err)
 	}

@@ -40,9 +40,10 @@ type watch struct {
 	over bool   // the terminal frame was sent, or the watch was left
 	stop func() // ends the live feed of this turn, nil while catching up
 
-	job  string
-	user string // the job's, as events name it
-	from int64  // where the socket stood in the job when this watch was made
+	job     string
+	user    string // the job's, as events name it
+	foreign bool   // somebody else's job, watched by an admin
+	from    int64  // where the socket stood in the job when this watch was made
 }
 
 // begin follows the job from where the socket stands in it, unless that has
