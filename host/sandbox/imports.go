@@ -237,6 +237,9 @@ func (c *call) emitOther(kind uint32, b []byte) int32 {
 		return fail(guest.EINVAL)
 	}
 	if !plausible(chunk) {
+		if call, ok := chunk.(sdk.ToolCall); ok {
+			chunk = sdk.ToolCall{Index: call.Index} // the rest may be megabytes
+		}
 		c.stopWith(pluginError("emitted a chunk that can't be: %+v", chunk))
 		return fail(guest.ECANCELED)
 	}

@@ -135,6 +135,42 @@ func TestHostStopsWorkingForGuestThatIsToStop(t *testing.T) {
 	}
 }
 
+// A thousand empty pieces of output are work too.
+func TestEmptyOutputIsCounted(t *testing.T) {
+	mod, err := newMemory(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, _ := newLog(t)
+	p := &Plugin{m: &manifest.Manifest{Name: "greedy"}, log: newPlainLog(log), stop: t.Context()}
+	c, release := p.newCall(t.Context(), nil, nil)
+	defer release()
+	if errno := fdWrite(c, mod.Memory(), []uint64{1, 0, maxIovecs, maxIovecs * 8}); errno != wasiOK {
+		t.Fatal(errno)
+	}
+	if c.fuel < 10*maxIovecs {
+		t.Errorf("%d pieces cost %d units of fuel", maxIovecs, c.fuel)
+	}
+}
+
+// What a guest says of its end goes into logs: it is no longer than an honest one.
+func TestLastWordsAreBounded(t *testing.T) {
+	log, _ := newLog(t)
+	p := &Plugin{m: &manifest.Manifest{Name: "talker", Limits: manifest.Limits{Output: 1 << 20}}, log: newPlainLog(log), stop: t.Context()}
+	c, release := p.newCall(t.Context(), nil, discard)
+	defer release()
+	c.output[guest.OutputError] = append(binary.AppendUvarint([]byte{3<<3 | 2}, 1<<20), strings.Repeat("x", 1<<20)...)
+	_, err := c.result(t.Context(), guest.Failed, nil)
+	if n := len(err.Error()); n < 1000 || n > maxMessage+100 {
+		t.Errorf("its error has %d bytes", n)
+	}
+	kind, call := sdk.EncodeChunk(nil, sdk.ToolCall{Index: -1, Arguments: strings.Repeat("x", 1<<20)})
+	c.emitOther(kind, call)
+	if c.fatal == nil || len(c.fatal.Message) > maxMessage {
+		t.Errorf("a chunk that can't be: %.200v", c.fatal)
+	}
+}
+
 // newMemory is an instance of onePage.
 func newMemory(t *testing.T) (api.Module, error) {
 	r := wazero.NewRuntimeWithConfig(t.Context(), wazero.NewRuntimeConfigInterpreter())

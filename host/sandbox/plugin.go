@@ -286,6 +286,9 @@ func (c *call) result(ctx context.Context, code int32, err error) ([]byte, error
 		if err := e.UnmarshalBinary(c.output[guest.OutputError]); err != nil {
 			return nil, pluginError("failed with a malformed error")
 		}
+		if len(e.Message) > maxMessage {
+			e.Message = strings.ToValidUTF8(e.Message[:maxMessage], "") + "…"
+		}
 		if e.Kind == sdk.Cancelled { // the host knows better
 			e = sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: "gave up without being cancelled: " + e.Message}
 		}
@@ -293,6 +296,9 @@ func (c *call) result(ctx context.Context, code int32, err error) ([]byte, error
 	}
 	return nil, pluginError("returned code %d without an error", code)
 }
+
+// maxMessage bounds what a guest says of its failure, in bytes: it goes into logs.
+const maxMessage = 4096
 
 // died tells how a guest came to its end.
 func (c *call) died(err error) *sdk.Error {

@@ -235,6 +235,7 @@ func fdWrite(c *call, mem api.Memory, arg []uint64) wasiErrno {
 	if !ok {
 		return wasiFault
 	}
+	c.spendOn(decoding * len(vecs))
 	total := uint32(0)
 	for ; len(vecs) > 0; vecs = vecs[8:] {
 		b, ok := mem.Read(binary.LittleEndian.Uint32(vecs), binary.LittleEndian.Uint32(vecs[4:]))
