@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sluicehq/sluice/proto/job"
 )
 
 // awaitRedis waits until Redis answers, however long that takes. It fails when
@@ -25,6 +27,10 @@ func awaitRedis(ctx context.Context, rdb redis.UniversalClient, url fmt.Stringer
 		var policy string
 		if err == nil {
 			old, policy = tooOld(ask, rdb), evicts(ask, rdb)
+			// A user that may do too little has to be changed; what else is in the way may pass.
+			if refused := job.NewStore(rdb, job.Options{}).Writable(ask); redis.HasErrorPrefix(refused, "NOPERM") {
+				err = refused
+			}
 		}
 		done()
 		switch {
@@ -58,7 +64,9 @@ func diagnose(err error) (what, remedy string) {
 	switch {
 	case redis.HasErrorPrefix(err, "LOADING"):
 		return "redis loads its data", "none: it takes its time"
-	case redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "NOPERM"),
+	case redis.HasErrorPrefix(err, "NOPERM"):
+		return "redis does not let its user do what is needed", "ACL SETUSER <name> ~* &* +@all, the channels (&*) included; or give another user in redis.url, or in redis.username and redis.password"
+	case redis.HasErrorPrefix(err, "WRONGPASS"), redis.HasErrorPrefix(err, "NOAUTH"),
 		strings.Contains(text, "AUTH"), strings.Contains(text, "invalid password"):
 		return "redis does not let us in", "give the right user and password in redis.url, or in redis.username and redis.password"
 	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &certificate):

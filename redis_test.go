@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/sluicehq/sluice/config"
 )
 
@@ -147,6 +149,44 @@ func TestDiagnosis(t *testing.T) {
 				t.Errorf("stopped while it waits: %v", err)
 			}
 		})
+	}
+}
+
+// A user of Redis without channels, which is what it has if nobody gave it any, is
+// seen before a job is accepted.
+func TestUserWithoutChannels(t *testing.T) {
+	server := redisServer(t)
+	admin := server.client()
+	for _, rule := range [][]any{
+		{"ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels"},
+		{"ACL", "SETUSER", "whole", "on", ">pw", "~*", "+@all", "&*"},
+	} {
+		if err := admin.Do(t.Context(), rule...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as := func(user string) *redis.Client {
+		o := *admin.Options()
+		o.Username, o.Password = user, "pw"
+		rdb := redis.NewClient(&o)
+		t.Cleanup(func() { rdb.Close() })
+		return rdb
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	log := &logBuffer{}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- awaitRedis(ctx, as("mute"), config.NewURL(server.url()), slog.New(slog.NewTextHandler(log, nil)))
+	}()
+	wait, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	if _, err := log.find(wait, `does not let its user do what is needed, trying again".* remedy=".*&\*`); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	<-ended
+	if err := awaitRedis(t.Context(), as("whole"), config.NewURL(server.url()), slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -27,8 +27,8 @@ for i = 8, #ARGV, 2 do
   local s = first + (i - 8) / 2
   if s > seq then
     redis.call('XADD', KEYS[2], string.format('%.0f-0', s), 'f', ARGV[i + 1])
-    redis.call('PUBLISH', ARGV[7], ARGV[i + 1])
-    if ARGV[i] ~= '' then redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end
+    redis.pcall('PUBLISH', ARGV[7], ARGV[i + 1]) -- refused, perhaps: whoever watches finds it in the log
+    if ARGV[i] ~= '' then redis.pcall('PUBLISH', ARGV[i], ARGV[i + 1]) end
     seq = s
   end
 end

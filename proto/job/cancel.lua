@@ -11,5 +11,5 @@ local state = m[2]
 if state == 'complete' or state == 'failed' or state == 'cancelled' then return state end
 redis.call('HSET', KEYS[1], 'cancel', '1')
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
-if state == 'running' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
+if state == 'running' then redis.pcall('PUBLISH', ARGV[3], ARGV[4]) end
 return state

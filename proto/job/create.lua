@@ -10,5 +10,5 @@ local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
 redis.call('HSET', KEYS[1], 'user', ARGV[1], 'tenant', ARGV[2], 'req', ARGV[3], 'policy', ARGV[4],
   'priority', ARGV[5], 'state', 'queued', 'attempt', '0', 'seq', '0', 'created', now)
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
-redis.call('PUBLISH', ARGV[7], ARGV[8])
+redis.pcall('PUBLISH', ARGV[7], ARGV[8]) -- refused, perhaps: the job is accepted all the same
 return {1, now}

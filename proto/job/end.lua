@@ -10,8 +10,8 @@ if m[1] ~= ARGV[1] or m[3] ~= ARGV[2] then return 0 end
 if m[4] and ARGV[3] ~= 'cancelled' then return 0 end
 local seq = string.format('%.0f', tonumber(m[3]) + 1)
 redis.call('XADD', KEYS[2], seq .. '-0', 'f', ARGV[7])
-redis.call('PUBLISH', ARGV[5], ARGV[7])
-if ARGV[6] ~= '' then redis.call('PUBLISH', ARGV[6], ARGV[7]) end
+redis.pcall('PUBLISH', ARGV[5], ARGV[7])
+if ARGV[6] ~= '' then redis.pcall('PUBLISH', ARGV[6], ARGV[7]) end
 local t = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'seq', seq, 'state', ARGV[3],
   'ended', string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)))

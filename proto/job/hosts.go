@@ -127,9 +127,9 @@ func (h *Hosts) withdraw(ctx context.Context, host string) {
 		err = withdrawScript.Run(ctx, h.s.rdb, []string{hostsBeatKey, hostsInfoKey}, host, -1).Err()
 	}
 	if err != nil {
-		h.log.Warn("host could not be withdrawn; others will find it dead", "host", host, "error", err)
+		h.log.Warn("host could not be withdrawn; others will find it dead", "error", err)
 	} else if n > 0 {
-		h.log.Warn("host ends with jobs it has not given back; others will find it dead", "host", host, "jobs", n)
+		h.log.Warn("host ends with jobs it has not given back; others will find it dead", "jobs", n)
 	}
 }
 

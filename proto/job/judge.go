@@ -157,7 +157,7 @@ func (j *judge) weigh(a answer) {
 		p.suspect = time.Time{} // reclaimed, or to be found again
 		select {
 		case j.found <- host:
-			j.h.log.Warn("host found dead", "host", host, "age", age, "seen", seen, "present", !absent(host))
+			j.h.log.Warn("host found dead", "dead", host, "age", age, "seen", seen, "present", !absent(host))
 		default:
 		}
 	}

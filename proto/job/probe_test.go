@@ -51,3 +51,24 @@ func TestWritable(t *testing.T) {
 		t.Errorf("away: %v", err)
 	}
 }
+
+// A user without channels can't publish. A job that it was refused isn't there, and frames reach their log.
+func TestPublicationsRefused(t *testing.T) {
+	srv := startServer(t)
+	admin := srv.client(t)
+	must(t, admin.Do(t.Context(), "ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels").Err())
+	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: srv.socket, Username: "mute", Password: "pw"})
+	defer rdb.Close()
+	s := NewStore(rdb, Options{General: true})
+	if err := s.Writable(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "redis takes no publications: NOPERM ") {
+		t.Error(err)
+	}
+	a := begin(t, s, create(t, s, Job{}), "h")
+	must(t, a.Append(t.Context(), chunk("a"), chunk("b")))
+	must(t, a.Finish(t.Context(), &Complete{}))
+	frames, st, err := s.Read(t.Context(), a.Job.ID, 0, 0)
+	must(t, err)
+	if len(frames) != 3 || st.State != StateComplete {
+		t.Errorf("%d frames, %s", len(frames), st.State)
+	}
+}

@@ -46,7 +46,7 @@ func (h *Hosts) reclaim(ctx context.Context, host, id string, enqueue func(ctx c
 	s := h.s
 	t, err := ParseTicket(id)
 	if err != nil {
-		h.log.Error("odd entry in a host's index dropped", "host", host, "error", err)
+		h.log.Error("odd entry in a host's index dropped", "dead", host, "error", err)
 		return false, nil
 	}
 	if s.holds(t) {

@@ -68,11 +68,11 @@ func subscribe(ctx context.Context, rdb redis.UniversalClient, channel string) (
 		d.raw, _ = sc.SyscallConn()
 	}
 	// What Redis answers is read by receive: a refusal ends it.
-	switch {
-	case user != "":
+	if user == "" {
+		user = "default" // as go-redis does: a Redis that asks for no password lets it in with any
+	}
+	if user != "default" || password != "" {
 		err = d.write("AUTH", user, password)
-	case password != "":
-		err = d.write("AUTH", password)
 	}
 	if err == nil && o.ClientName != "" {
 		err = d.write("CLIENT", "SETNAME", o.ClientName)

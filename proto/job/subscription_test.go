@@ -129,6 +129,13 @@ func TestSubscriptionSignsIn(t *testing.T) {
 			next(t, h.messages)
 		})
 	}
+	open := startServer(t)
+	needless := redis.NewClient(&redis.Options{Network: "unix", Addr: open.socket, Password: "of a Redis that asks for none"})
+	defer needless.Close()
+	must(t, needless.Ping(t.Context()).Err())
+	sub, h, _ := listenOn(t, needless)
+	must(t, sub.Subscribe(t.Context(), "c"))
+	next(t, h.on)
 	rdb := redis.NewClient(&redis.Options{Network: "unix", Addr: srv.socket, Password: "wrong"})
 	defer rdb.Close()
 	_, _, ended := listenOn(t, rdb)
