@@ -70,7 +70,7 @@ type folder struct {
 // title names the plugin, or the folder of one whose manifest can't be read.
 func (f *folder) title() string {
 	if f.name == "" {
-		return filepath.Base(f.path)
+		return strings.ToValidUTF8(filepath.Base(f.path), "\uFFFD")
 	}
 	return f.name
 }
@@ -390,18 +390,23 @@ func (c *catalogue) embed(p sdk.Provider, op config.Plugin) error {
 func (c *catalogue) close(ctx context.Context) error {
 	close(c.closing)
 	c.routes.set(nil)
-	var errs []error
-	for _, path := range slices.Backward(slices.SortedFunc(maps.Keys(c.folders), byBase)) {
-		f := c.folders[path]
-		if f.current == nil {
+	paths := slices.SortedFunc(maps.Keys(c.folders), byBase)
+	errs := make([]error, len(paths))
+	var stopping sync.WaitGroup
+	for i, path := range paths {
+		now := c.folders[path].current
+		if now == nil {
 			continue
 		}
-		f.current.plugin.retire()
-		f.current.plugin.cut()
-		if err := f.current.stop(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("stop plugin: %w", err))
-		}
+		now.plugin.retire()
+		now.plugin.cut()
+		stopping.Go(func() {
+			if err := now.stop(ctx); err != nil {
+				errs[i] = fmt.Errorf("stop plugin: %w", err)
+			}
+		})
 	}
+	stopping.Wait()
 	for _, p := range c.embedded {
 		p.cut()
 	}

@@ -12,8 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/host/egress"
@@ -67,6 +70,7 @@ func TestCatalogueLeavesOutWhatIsBroken(t *testing.T) {
 			"inside":   {Settings: map[string]any{"a": 1}, Limits: config.PluginLimits{Idle: time.Second}},
 		},
 	}
+	var mu sync.Mutex
 	var stopped []string
 	start := func(_ context.Context, m *manifest.Manifest, gate *egress.Gate) (instance, error) {
 		if gate == nil {
@@ -76,6 +80,8 @@ func TestCatalogueLeavesOutWhatIsBroken(t *testing.T) {
 			return instance{}, errors.New("exit status 2")
 		}
 		return instance{provider: provider(m.Name, saying(), sdk.Model(m.Models[0])), stop: func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
 			stopped = append(stopped, m.Name)
 			return nil
 		}}, nil
@@ -121,7 +127,8 @@ func TestCatalogueLeavesOutWhatIsBroken(t *testing.T) {
 	if err := c.close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if want := []string{"narrowed", "good"}; !slices.Equal(stopped, want) {
+	slices.Sort(stopped)
+	if want := []string{"good", "narrowed"}; !slices.Equal(stopped, want) {
 		t.Errorf("stopped %v, want %v", stopped, want)
 	}
 }
@@ -149,4 +156,57 @@ func TestOperatorsSecretsReachTheGateOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	gate.Close()
+}
+
+// A folder's name is whoever packed the plugin's to choose, and a metric with a label that isn't UTF-8
+// would leave the host without any.
+func TestFolderNamesAreLabels(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"\xff", "\xfe"} {
+		if err := os.Mkdir(filepath.Join(root, name), 0o755); err != nil {
+			t.Skip("the file system wants names that are UTF-8: ", err)
+		}
+		if err := os.WriteFile(filepath.Join(root, name, manifest.File), []byte("]["), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := openCatalogue(t.Context(), config.Plugins{Dirs: []string{root}}, nil, nil, discard)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newPluginMetrics(c))
+	all, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := false
+	for _, family := range all {
+		told = told || family.GetName() == "sluice_host_plugin_folders_refused" && family.Metric[0].GetGauge().GetValue() == 2
+	}
+	if !told {
+		t.Error("the two folders are not counted")
+	}
+}
+
+// Plugins end beside each other: together they get as long as one of them may need.
+func TestPluginsEndTogether(t *testing.T) {
+	c := openCatalogue(t.Context(), config.Plugins{}, nil, nil, discard)
+	var all sync.WaitGroup
+	const n = 5
+	all.Add(n)
+	for i := range n {
+		c.folders[fmt.Sprint(i)] = &folder{current: &candidate{plugin: served(fmt.Sprint(i)), stop: func(context.Context) error {
+			all.Done()
+			all.Wait()
+			return errors.New("late")
+		}}}
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.close(t.Context()) }()
+	select {
+	case err := <-ended:
+		if got := strings.Count(fmt.Sprint(err), "late"); got != n {
+			t.Errorf("error is %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("they wait for each other")
+	}
 }

@@ -128,19 +128,23 @@ func (m *metrics) watch(h *host) {
 		}
 		return 0
 	})
-	m.registry.MustRegister(&pluginMetrics{
-		plugins:  h.plugins,
-		state:    prometheus.NewDesc("sluice_host_plugin_state", "1 for the state that a plugin is in.", []string{"provider", "state"}, nil),
-		restarts: prometheus.NewDesc("sluice_host_plugin_restarts_total", "Processes of a plugin that were lost.", []string{"provider"}, nil),
-		refused: prometheus.NewDesc("sluice_host_plugin_folders_refused", "Folders whose plugin, or the new version of whose plugin, could not be used.",
-			nil, nil),
-	})
+	m.registry.MustRegister(newPluginMetrics(h.plugins))
 }
 
 // pluginMetrics tells how the plugins stand at the moment somebody asks.
 type pluginMetrics struct {
 	plugins                  *catalogue
 	state, restarts, refused *prometheus.Desc
+}
+
+func newPluginMetrics(plugins *catalogue) *pluginMetrics {
+	return &pluginMetrics{
+		plugins:  plugins,
+		state:    prometheus.NewDesc("sluice_host_plugin_state", "1 for the state that a plugin is in.", []string{"provider", "state"}, nil),
+		restarts: prometheus.NewDesc("sluice_host_plugin_restarts_total", "Processes of a plugin that were lost.", []string{"provider"}, nil),
+		refused: prometheus.NewDesc("sluice_host_plugin_folders_refused", "Folders whose plugin, or the new version of whose plugin, could not be used.",
+			nil, nil),
+	}
 }
 
 // Describe implements prometheus.Collector.

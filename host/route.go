@@ -39,7 +39,8 @@ func newRoutes(plugins []*plugin, log *slog.Logger) *routes {
 func (r *routes) set(plugins []*plugin) { r.table.Store(newTable(plugins, r.log)) }
 
 // newTable lays out the models of all plugins. A name that two plugins claim
-// goes to the one whose own name sorts first; the log says so.
+// goes to the one whose own name sorts first; the log says so, as it does of a
+// name that one plugin takes out of what another serves.
 func newTable(plugins []*plugin, log *slog.Logger) *table {
 	sorted := slices.SortedFunc(slices.Values(plugins), func(a, b *plugin) int { return cmp.Compare(a.name, b.name) })
 	r := &table{exact: map[string]route{}}
@@ -62,6 +63,13 @@ func newTable(plugins []*plugin, log *slog.Logger) *table {
 			}
 			if first != "" && first != p.name {
 				log.Warn("model is claimed twice", "model", m.Name, "provider", first, "ignored", p.name)
+			}
+		}
+	}
+	for name, t := range r.exact {
+		for _, wide := range r.globs {
+			if wide.plugin != t.plugin && literal(wide.model.Name) > 0 && wide.model.Matches(name) {
+				log.Info("model is taken out of a wider claim", "model", name, "provider", t.plugin.name, "claim", wide.model.Name, "of", wide.plugin.name)
 			}
 		}
 	}

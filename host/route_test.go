@@ -41,6 +41,9 @@ func TestRoutes(t *testing.T) {
 	if n := strings.Count(log.String(), "model is claimed twice"); n != 1 {
 		t.Errorf("%d warnings of a model claimed twice, want 1: %s", n, log.String())
 	}
+	if n := strings.Count(log.String(), "model is taken out of a wider claim"); n != 1 || !strings.Contains(log.String(), "model=gpt-4o provider=zeta claim=gpt-4* of=alpha") {
+		t.Errorf("%d words of a model taken from another plugin, want 1: %s", n, log.String())
+	}
 	if models := r.models(); len(models) != 8 || models[0].model.Name != "*" {
 		t.Errorf("served: %v", models)
 	}
