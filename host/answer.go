@@ -16,7 +16,7 @@ type answer struct {
 	hidden int64 // tokens that may be counted beyond what was said; 0 is hiddenTokens
 
 	mu      sync.Mutex
-	first   time.Time  // of the first chunk
+	first   time.Time  // of the first chunk that isn't silent
 	texts   int64      // pieces of text
 	output  int64      // bytes
 	silent  int64      // bytes of chunks that say nothing, which could come without end
@@ -30,7 +30,7 @@ type answer struct {
 func (a *answer) take(c sdk.Chunk) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.first.IsZero() {
+	if a.first.IsZero() && !silent(c) {
 		a.first = time.Now()
 	}
 	switch c := c.(type) {
@@ -137,7 +137,7 @@ func (a *answer) tokens() int64 {
 	return a.texts
 }
 
-// firstAt is when the first chunk came, zero before it.
+// firstAt is when the first chunk came that makes a frame, zero before it.
 func (a *answer) firstAt() time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -129,6 +129,23 @@ func TestSilentChunksAreCounted(t *testing.T) {
 	}
 }
 
+// An answer begins with what somebody can see of it: a usage that is told with the
+// head of a stream, or a sign of life, isn't its first chunk.
+func TestWhatIsTheFirstChunk(t *testing.T) {
+	a := new(answer)
+	for _, c := range []sdk.Chunk{sdk.Usage{Input: 3}, sdk.Text("")} {
+		if err := a.take(c); err != nil || !a.firstAt().IsZero() {
+			t.Errorf("an answer began with %#v, %v", c, err)
+		}
+	}
+	if u := a.spent(); u == nil || u.Input != 3 {
+		t.Errorf("before it began, %+v was counted", u)
+	}
+	if err := a.take(sdk.Reasoning{Text: "hm"}); err != nil || a.firstAt().IsZero() {
+		t.Errorf("it hasn't begun with a thought, %v", err)
+	}
+}
+
 // The refusal names the field, the value and what is right.
 func TestUsageRefusalsSayWhatIsWrong(t *testing.T) {
 	for _, u := range []sdk.Usage{{CacheWrite: -5}, {CacheWrite: math.MaxInt}} {
