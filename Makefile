@@ -5,9 +5,10 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 # The bundled plugins of a fresh install: manifests beside their sources, built
-# into build/plugins/<name>. openai runs in the sandbox, where it never sees the
-# key; plugins/openai/native.yaml is the same plugin as a process.
-MANIFESTS := plugins/echo/native.yaml plugins/echo/sandbox.yaml plugins/openai/sandbox.yaml
+# into build/plugins/<name>. Those of vendors run in the sandbox, where they never
+# see the key; the native.yaml of each is the same plugin as a process.
+MANIFESTS := plugins/echo/native.yaml plugins/echo/sandbox.yaml \
+	plugins/openai/sandbox.yaml plugins/anthropic/sandbox.yaml plugins/gemini/sandbox.yaml
 
 # Packages whose tests compile WebAssembly, or start the built binary, are run
 # without the race detector: it makes the compiler of guests much slower and
