@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,6 +107,9 @@ const secretRef = "sluice.config/"
 // narrow applies the operator's word to a manifest. The function looks up the
 // references in it: the operator's secrets, and the environment.
 func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(string) (string, bool), error) {
+	if err := foreignSettings(m, op); err != nil {
+		return nil, nil, err
+	}
 	refs := map[string]string{}
 	for name, s := range op.Secrets {
 		if refs[name] = s.Reference(); refs[name] == "" { // the gate reads a reference again when it may have changed
@@ -129,6 +133,27 @@ func narrow(m *manifest.Manifest, op config.Plugin) (*manifest.Manifest, func(st
 		Settings: op.Settings, Secrets: refs, Egress: op.Egress, Models: op.Models, Limits: limits, AllowPrivate: op.AllowPrivate,
 	})
 	return out, lookup, err
+}
+
+// foreignSettings refuses a manifest that names variables which hold this program's
+// own settings. Whoever wrote it would be told the password of Redis, or what
+// tokens are signed with.
+func foreignSettings(m *manifest.Manifest, op config.Plugin) error {
+	names := slices.Clone(m.Env)
+	for _, s := range m.Secrets {
+		if _, given := op.Secrets[s.Name]; given {
+			continue
+		}
+		if name, ok := strings.CutPrefix(s.From, "env:"); ok {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		if strings.HasPrefix(strings.ToUpper(name), "SLUICE_") && strings.Contains(name, "__") {
+			return fmt.Errorf("plugin %s: its manifest asks for the environment variable %s, which is a setting of Sluice's own", m.Name, name)
+		}
+	}
+	return nil
 }
 
 // tighten applies the operator's limits to those of an embedded provider.

@@ -210,3 +210,35 @@ func TestPluginsEndTogether(t *testing.T) {
 		t.Fatal("they wait for each other")
 	}
 }
+
+// A manifest is written by whoever wrote the plugin: it can't ask for the host's own settings.
+func TestOwnSettingsAreNoSecrets(t *testing.T) {
+	t.Setenv("SLUICE_REDIS__PASSWORD", "hunter2")
+	root := t.TempDir()
+	install(t, root, "header", "header", `egress: [https://acme.test]
+secrets: [{name: K, from: "env:SLUICE_REDIS__PASSWORD", origins: [https://acme.test], header: X-K}]
+`)
+	install(t, root, "given", "given", `egress: [https://acme.test]
+secrets: [{name: K, from: "env:SLUICE_REDIS__PASSWORD", origins: [https://acme.test], header: X-K}]
+`)
+	cfg := config.Plugins{Dirs: []string{root}, Config: map[string]config.Plugin{"given": {Secrets: map[string]config.Secret{"K": config.NewSecret("another")}}}}
+	var log bytes.Buffer
+	c := openCatalogue(t.Context(), cfg, nil, map[manifest.Runtime]starter{
+		manifest.Wasm: func(_ context.Context, m *manifest.Manifest, _ *egress.Gate) (instance, error) {
+			return instance{provider: provider(m.Name, saying()), stop: func(context.Context) error { return nil }}, nil
+		},
+	}, slog.New(slog.NewTextHandler(&log, nil)))
+	if now := c.inService(); len(now) != 1 || now[0].name != "given" {
+		t.Errorf("in service are %v", now)
+	}
+	if !strings.Contains(log.String(), "SLUICE_REDIS__PASSWORD, which is a setting of Sluice's own") {
+		t.Errorf("the log says %s", log.String())
+	}
+	if err := c.close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	m := &manifest.Manifest{Name: "native", Env: []string{"HOME", "sluice_gateway__auth__secret"}}
+	if _, _, err := narrow(m, config.Plugin{}); err == nil || !strings.Contains(err.Error(), "sluice_gateway__auth__secret") {
+		t.Errorf("error is %v", err)
+	}
+}
