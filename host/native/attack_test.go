@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -387,6 +388,46 @@ func TestWorkForNobodyEnds(t *testing.T) {
 	if s := p.State(); s.Restarts != 0 {
 		t.Errorf("state is %+v, want no restart", s)
 	}
+}
+
+// A plugin that never stops working, and whose calls never end, doesn't get process after process.
+func TestReplacedProcessesAreBounded(t *testing.T) {
+	m, o := self(t, "")
+	var log syncBuffer
+	o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	o.HealthInterval, o.Overstay = 20*time.Millisecond, 100*time.Millisecond
+	p := launch(t, m, o)
+	keepRunning(t, p)
+	held, release := context.WithCancel(t.Context())
+	defer release()
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer release()
+	for i := range maxDraining + 1 {
+		hanging := prompt("hang")
+		hanging.JobID = fmt.Sprint("hanging ", i)
+		begun := make(chan struct{})
+		calls.Go(func() {
+			_ = p.Provider().Generate(held, hanging, func(sdk.Chunk) error { close(begun); return nil })
+		})
+		<-begun
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := p.Provider().Generate(ctx, prompt("stay"), func(sdk.Chunk) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+			t.Errorf("error is %v, want the cancellation", err)
+		}
+		if i < maxDraining {
+			eventually(t, "the process is replaced", func() bool { return p.State().Replaced == i+1 })
+			continue
+		}
+		eventually(t, "the log says that it isn't replaced", func() bool {
+			return strings.Contains(log.String(), "not replaced before others have drained")
+		})
+		if st := p.State(); st.Replaced != maxDraining || !st.Up {
+			t.Errorf("state is %+v", st)
+		}
+	}
+	release()
+	eventually(t, "it is replaced when others have drained", func() bool { return p.State().Replaced == maxDraining+1 })
 }
 
 // Of several processes, one that dies takes only its own calls along, and the least busy gets the

@@ -18,10 +18,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
+	"github.com/sluicehq/sluice/host/manifest"
 	"github.com/sluicehq/sluice/host/native/box"
 	"github.com/sluicehq/sluice/proto/provider"
 )
@@ -149,26 +153,61 @@ func TestProcessGroupIsNoWayOut(t *testing.T) {
 	}
 }
 
-// TestUnaskedServices: go-plugin would follow a broker of the plugin's, which may have it remember
-// what it likes.
-func TestUnaskedServices(t *testing.T) {
-	called := make(chan string, 1)
-	server := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
-		name, _ := grpc.MethodFromServerStream(s)
-		called <- name
-		return nil
-	}))
+// connect is a connection, as the host makes it, to a plugin that answers every call in one way.
+func connect(t *testing.T, answer grpc.StreamHandler) *grpc.ClientConn {
+	t.Helper()
+	server := grpc.NewServer(grpc.UnknownServiceHandler(answer))
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go server.Serve(l)
-	defer server.Stop()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
 	conn, err := grpc.NewClient("unix:"+l.Addr().String(), append(dialOptions(nil), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// What a plugin says of its failure goes into logs and frames.
+func TestFailuresAreBounded(t *testing.T) {
+	p := &Plugin{m: &manifest.Manifest{Name: "talker"}}
+	long := strings.Repeat("x\xff", 1<<20)
+	detailed, err := status.New(codes.Internal, "").WithDetails(&provider.Error{Kind: "denied", Message: strings.Repeat("x", 1<<20)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, said := range []error{status.Error(codes.PermissionDenied, long), status.Error(codes.Internal, long), detailed.Err()} {
+		got := p.failure(t.Context(), nil, said).Error()
+		if len(got) < 1000 || len(got) > 2*maxMessage+100 || !utf8.ValidString(got) {
+			t.Errorf("%d bytes: %.100q", len(got), got)
+		}
+	}
+	conn := connect(t, func(any, grpc.ServerStream) error {
+		return status.Error(codes.PermissionDenied, strings.Repeat("x", 1<<20))
+	})
+	if _, err := provider.Call(t.Context(), conn, provider.Describe, nil); err == nil || len(err.Error()) > maxHeader {
+		t.Errorf("an error of %d bytes came through", len(fmt.Sprint(err)))
+	}
+}
+
+// TestUnaskedServices: go-plugin would follow a broker of the plugin's, which may have it remember
+// what it likes.
+func TestUnaskedServices(t *testing.T) {
+	called := make(chan string, 1)
+	conn := connect(t, func(_ any, s grpc.ServerStream) error {
+		name, _ := grpc.MethodFromServerStream(s)
+		called <- name
+		return nil
+	})
 	for method, refused := range map[string]bool{
 		"/plugin.GRPCBroker/StartStream": true, "/plugin.GRPCStdio/StreamStdio": false, string(provider.Generate): false,
 	} {

@@ -45,8 +45,7 @@ func (l *lines) tail() string {
 }
 
 // clip bounds a text that comes from a plugin and goes into a log line.
-func clip(s string) string {
-	const limit = 100
+func clip(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit] + "…"
 	}

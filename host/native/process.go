@@ -121,6 +121,7 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 func dialOptions(dial func(context.Context, string) (net.Conn, error)) []grpc.DialOption {
 	options := []grpc.DialOption{
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxRequest), grpc.MaxCallSendMsgSize(maxRequest)),
+		grpc.WithMaxHeaderListSize(maxHeader), // errors travel in it
 		grpc.WithStreamInterceptor(withoutBroker),
 	}
 	if dial != nil {
@@ -222,6 +223,13 @@ func (p *process) end(grace time.Duration) {
 	p.client.Kill() // what go-plugin holds of it: goroutines, the connection, the socket directory
 	p.runner.release()
 }
+
+// Bounds of what a plugin says of itself, in bytes.
+const (
+	maxHeader  = 256 << 10
+	maxMessage = 4 << 10
+	maxVersion = 100
+)
 
 // ExitError tells how a process ended.
 type ExitError struct {

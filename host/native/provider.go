@@ -164,6 +164,7 @@ func (p *Plugin) failure(ctx context.Context, proc *process, err error) error {
 		return sdk.AsError(context.Cause(ctx))
 	}
 	st := status.Convert(err)
+	said := clip(st.Message(), maxMessage)
 	for _, d := range st.Details() {
 		detail, ok := d.(*provider.Error)
 		if !ok {
@@ -177,6 +178,7 @@ func (p *Plugin) failure(ctx context.Context, proc *process, err error) error {
 		if err != nil {
 			return p.broken("failed with a malformed error")
 		}
+		e.Message = clip(e.Message, maxMessage)
 		if e.Kind == sdk.Cancelled { // the host knows better
 			return p.broken("gave up without being cancelled: %s", e.Message)
 		}
@@ -184,24 +186,24 @@ func (p *Plugin) failure(ctx context.Context, proc *process, err error) error {
 	}
 	switch st.Code() {
 	case codes.Unavailable, codes.Canceled:
-		return p.lost(proc, st)
+		return p.lost(proc, said)
 	case codes.InvalidArgument:
-		return &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller, Message: st.Message()}
+		return &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Caller, Message: said}
 	case codes.FailedPrecondition:
-		return &sdk.Error{Kind: sdk.Refused, Fault: sdk.Caller, Message: st.Message()}
+		return &sdk.Error{Kind: sdk.Refused, Fault: sdk.Caller, Message: said}
 	case codes.PermissionDenied, codes.Unauthenticated:
-		return &sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Message: st.Message()}
+		return &sdk.Error{Kind: sdk.Denied, Fault: sdk.Host, Message: said}
 	case codes.DataLoss, codes.Aborted:
-		return &sdk.Error{Kind: sdk.Truncated, Fault: sdk.Upstream, Message: st.Message()}
+		return &sdk.Error{Kind: sdk.Truncated, Fault: sdk.Upstream, Message: said}
 	case codes.DeadlineExceeded:
-		return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: st.Message()}
+		return &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: said}
 	}
-	return p.broken("broke the protocol: %s: %s", st.Code(), st.Message())
+	return p.broken("broke the protocol: %s: %s", st.Code(), said)
 }
 
 // lost tells why the connection went, which the process's end explains a moment later.
-func (p *Plugin) lost(proc *process, st *status.Status) error {
-	e := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Plugin, Message: "plugin " + p.m.Name + " was lost: " + st.Message()}
+func (p *Plugin) lost(proc *process, said string) error {
+	e := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Plugin, Message: "plugin " + p.m.Name + " was lost: " + said}
 	select {
 	case <-p.closing:
 		e.Fault, e.Message = sdk.Host, errClosed.Message

@@ -15,6 +15,7 @@ type slot struct {
 	retryAt  time.Time // when there will be one
 	restarts int
 	replaced int
+	draining int // processes that were replaced and have not ended
 	deaths   int // in a row, of processes that did not live for long
 	death    error
 	diedAt   time.Time
@@ -39,6 +40,7 @@ func (s *slot) start(ctx context.Context) error {
 	close(p.up)
 	p.up = make(chan struct{})
 	if old != nil {
+		s.draining++
 		old.retired = true
 		if old.calls == 0 {
 			close(old.empty)
@@ -46,9 +48,14 @@ func (s *slot) start(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	if old != nil {
-		p.drains.Go(func() { p.drain(old) })
+		p.drains.Go(func() {
+			p.drain(old)
+			p.mu.Lock()
+			s.draining--
+			p.mu.Unlock()
+		})
 	}
-	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", clip(proc.desc.Version), "sdk", clip(proc.desc.SDK))
+	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", clip(proc.desc.Version, maxVersion), "sdk", clip(proc.desc.SDK, maxVersion))
 	return nil
 }
 
@@ -116,6 +123,13 @@ func (s *slot) failed(death error) time.Duration {
 	s.death, s.diedAt = death, time.Now()
 	s.retryAt = s.diedAt.Add(wait)
 	return wait
+}
+
+// crowded reports whether so many of the slot's processes drain that there can't be another one.
+func (s *slot) crowded() bool {
+	s.plugin.mu.Lock()
+	defer s.plugin.mu.Unlock()
+	return s.draining >= maxDraining
 }
 
 // open reports whether the slot's processes die in a loop.

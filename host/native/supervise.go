@@ -24,6 +24,9 @@ const (
 	maxMissed = 3
 	// crashLoop is how many processes in a row may die young.
 	crashLoop = 5
+	// maxDraining is how many processes that were replaced a slot may have beside its own: each may
+	// take as much memory.
+	maxDraining = 3
 )
 
 // Run replaces a process of the plugin whenever it dies, falls silent, takes more memory than the
@@ -129,6 +132,7 @@ func (s *slot) watch(ctx context.Context, proc *process) error {
 		usage.Stop() // the kernel looks all the time
 	}
 	over := map[string]time.Time{} // calls that nobody waits for: since when
+	told := false
 	for missed := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -148,8 +152,15 @@ func (s *slot) watch(ctx context.Context, proc *process) error {
 		if err == nil {
 			missed = 0
 			err = p.reconcile(ctx, proc, over)
-			if stays := (*overstayError)(nil); errors.As(err, &stays) {
+			if stays := (*overstayError)(nil); !errors.As(err, &stays) {
+				continue
+			}
+			if !s.crowded() {
 				return err
+			}
+			if !told {
+				told = true
+				p.log.Warn("plugin process is not replaced before others have drained", "draining", maxDraining, "err", err)
 			}
 			continue
 		}
