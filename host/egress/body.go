@@ -31,7 +31,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 // decodeBody undoes gzip, which some services send without being asked. What
 // can't be decoded can't be searched for secrets, so it isn't let through.
 func decodeBody(resp *http.Response) (io.Reader, error) {
-	switch enc := strings.ToLower(strings.TrimSpace(resp.Header.Get("Content-Encoding"))); enc {
+	switch enc := strings.ToLower(strings.TrimSpace(strings.Join(resp.Header.Values("Content-Encoding"), ", "))); enc {
 	case "", "identity":
 		return resp.Body, nil
 	case "gzip", "x-gzip":

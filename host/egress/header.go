@@ -51,12 +51,12 @@ func (g *Gate) requestHeader(r *Request, u *url.URL, origin manifest.Origin, k *
 		case out[canonical] != nil:
 			return nil, g.refuse(r, u, sdk.Denied, sdk.Plugin, "header "+canonical+" is given twice")
 		}
-		for _, v := range values {
-			size += len(name) + len(v)
-			v, send, err := g.substitute(r, u, origin, canonical, v, k)
+		for _, given := range values {
+			v, send, err := g.substitute(r, u, origin, canonical, given, k)
 			if err != nil {
 				return nil, err
 			}
+			size += len(name) + max(len(v), len(given)) // as it is sent, a secret for every place of one
 			if !httpguts.ValidHeaderFieldValue(v) {
 				return nil, g.refuse(r, u, sdk.Denied, sdk.Plugin, "the value of header "+canonical+" is malformed")
 			}

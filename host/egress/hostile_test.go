@@ -125,6 +125,28 @@ func TestSecretsInErrors(t *testing.T) {
 	}
 }
 
+// Headers are as long as they are sent.
+func TestRepeatedSecretsAreCounted(t *testing.T) {
+	srv := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+	m := testManifest(t, "", srv.URL)
+	m.AllowPrivate = []string{"127.0.0.1"}
+	g, _ := newGate(t, m, Options{})
+	const place = "${secret:KEY}"
+	_, _, err := get(t, g, srv.URL, "Authorization", strings.Repeat(place, maxHeaderBytes/len(place)-10))
+	wantRefusal(t, err, "32 KiB of them")
+}
+
+// What is encoded once more than it says can't be searched.
+func TestEncodingsAreReadWhole(t *testing.T) {
+	url, _ := upstream(t, "HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx")
+	m := testManifest(t, "", url)
+	m.AllowPrivate = []string{"127.0.0.1"}
+	g, _ := newGate(t, m, Options{})
+	if text, _, err := get(t, g, url); err == nil {
+		t.Errorf("it was read: %q", text)
+	}
+}
+
 // Servers escape more than they must.
 func TestEscapedSecrets(t *testing.T) {
 	var echo string
