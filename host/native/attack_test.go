@@ -55,6 +55,12 @@ func attack(ctx context.Context, word, rest string, emit sdk.Emit) error {
 			return err
 		}
 		return try(syscall.Kill(pid, 0))
+	case "dump":
+		var l unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_CORE, &l); err != nil {
+			return err
+		}
+		return emit(sdk.Text(fmt.Sprint(l.Cur, " ", l.Max)))
 	case "unshare":
 		return try(unix.Unshare(unix.CLONE_NEWUSER))
 	case "escape": // a child in a session of its own, which outlives its parent
@@ -204,6 +210,9 @@ func TestHostilePlugin(t *testing.T) {
 					t.Logf("%s: %s", a.name, got)
 				}
 			}
+			if got := answer(t, p, "dump"); got != "1 1" { // core(5): no limit but this one is kept of dumps that are piped
+				t.Errorf("the limits of its core dumps are %s", got)
+			}
 			env := answer(t, p, "env")
 			if strings.Contains(env, "HOME=") || strings.Contains(env, "TEST_SECRET") {
 				t.Errorf("its environment is %s", env)
@@ -212,6 +221,18 @@ func TestHostilePlugin(t *testing.T) {
 				t.Error("it does not answer any more")
 			}
 		})
+	}
+}
+
+// Where only its name keeps other plugins from a gate, it has too many letters to be tried.
+func TestRunDirectoriesCantBeGuessed(t *testing.T) {
+	p, _ := boxed(t, box.Level{})
+	name := strings.TrimPrefix(filepath.Base(p.dir.path), runPrefix)
+	if len(name) < 10 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+		t.Errorf("the directory of its gate is called %s", name)
+	}
+	if strings.Trim(name, "0123456789") == "" {
+		t.Errorf("%s is a number", name)
 	}
 }
 

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
@@ -51,7 +52,11 @@ func newRunDir(base string) (_ *runDir, err error) {
 		return nil, fmt.Errorf("sweep run directory: %w", err)
 	}
 	d := new(runDir)
-	if d.path, err = os.MkdirTemp(base, runPrefix); err != nil {
+	// Where there are no namespaces, that its name can't be guessed is what keeps other plugins from the
+	// egress gate of this one, which puts its secrets in: a directory that they can't read they can go
+	// through all the same.
+	d.path = filepath.Join(base, runPrefix+strings.ToLower(rand.Text()[:10])) // of 32 characters each
+	if err := os.Mkdir(d.path, 0o700); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
 	defer func() {

@@ -167,7 +167,8 @@ func (l Limit) set(ownUsers bool) error {
 	set := func(resource int, n int64) error {
 		return unix.Setrlimit(resource, &unix.Rlimit{Cur: uint64(n), Max: uint64(n)})
 	}
-	if err := set(unix.RLIMIT_CORE, 0); err != nil {
+	// One byte is too little for a file, and the only limit that a program which dumps are piped to heeds.
+	if err := set(unix.RLIMIT_CORE, 1); err != nil {
 		return err
 	}
 	if err := set(unix.RLIMIT_FSIZE, 0); err != nil {
