@@ -48,6 +48,10 @@ func shakeHands(mode string) {
 			panic(err)
 		}
 		rest = "|" + base64.RawStdEncoding.EncodeToString(der)
+	case "hello escape":
+		fmt.Print("\x1b]0;title\a\u202ewho are you?\n")
+		fmt.Fprint(os.Stderr, "line\n\x1b[2Jcleared\r\n")
+		os.Exit(3)
 	case "hello tcp":
 		network, addr = "tcp", foreign
 	case "hello unix":
@@ -115,6 +119,15 @@ func TestHandshakeIsNoLever(t *testing.T) {
 			}
 			t.Log(err)
 		})
+	}
+}
+
+// What a plugin writes instead is shown to whoever tries to run it, on a terminal.
+func TestStartErrorsAreLegible(t *testing.T) {
+	m, o := self(t, "hello escape")
+	_, err := Start(t.Context(), m, o)
+	if text := fmt.Sprint(err); strings.ContainsAny(text, "\x1b\a\r\u202e") || !strings.Contains(text, "who are you?") || !strings.Contains(text, "line\n[2Jcleared") {
+		t.Errorf("error is %q", text)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
 
 	"golang.org/x/time/rate"
 )
@@ -41,7 +42,17 @@ func newLines(log *slog.Logger) *lines {
 func (l *lines) tail() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return strings.TrimSpace(strings.ToValidUTF8(string(l.last), "\uFFFD"))
+	return strings.TrimSpace(legible(string(l.last)))
+}
+
+// legible is a text that comes from a plugin without what a terminal would obey: people read it there.
+func legible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
 // clip bounds a text that comes from a plugin and goes into a log line.

@@ -114,6 +114,9 @@ func (p *Plugin) launch(ctx context.Context) (_ *process, err error) {
 	if err := proc.desc.UnmarshalBinary(out); err != nil {
 		return nil, err
 	}
+	for _, text := range []*string{&proc.desc.Name, &proc.desc.Version, &proc.desc.SDK} {
+		*text = legible(clip(*text, maxVersion))
+	}
 	return proc, nil
 }
 

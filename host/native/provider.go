@@ -164,7 +164,7 @@ func (p *Plugin) failure(ctx context.Context, proc *process, err error) error {
 		return sdk.AsError(context.Cause(ctx))
 	}
 	st := status.Convert(err)
-	said := clip(st.Message(), maxMessage)
+	said := legible(clip(st.Message(), maxMessage))
 	for _, d := range st.Details() {
 		detail, ok := d.(*provider.Error)
 		if !ok {
@@ -178,7 +178,7 @@ func (p *Plugin) failure(ctx context.Context, proc *process, err error) error {
 		if err != nil {
 			return p.broken("failed with a malformed error")
 		}
-		e.Message = clip(e.Message, maxMessage)
+		e.Message = legible(clip(e.Message, maxMessage))
 		if e.Kind == sdk.Cancelled { // the host knows better
 			return p.broken("gave up without being cancelled: %s", e.Message)
 		}

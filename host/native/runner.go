@@ -149,7 +149,7 @@ func (r *procRunner) readStdout() {
 	defer r.firstW.Close()
 	in := bufio.NewReaderSize(r.outR, maxLogLine)
 	b, _ := in.ReadSlice('\n') // a longer line is no handshake; neither is one that breaks off
-	line := strings.TrimSpace(string(b[:min(len(b), maxHandshake)]))
+	line := strings.TrimSpace(legible(string(b[:min(len(b), maxHandshake)])))
 	r.mu.Lock()
 	r.first = line
 	r.mu.Unlock()

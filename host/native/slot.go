@@ -55,7 +55,7 @@ func (s *slot) start(ctx context.Context) error {
 			p.mu.Unlock()
 		})
 	}
-	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", clip(proc.desc.Version, maxVersion), "sdk", clip(proc.desc.SDK, maxVersion))
+	p.log.Info("plugin process started", "pid", proc.runner.pid(), "version", proc.desc.Version, "sdk", proc.desc.SDK)
 	return nil
 }
 

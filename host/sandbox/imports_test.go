@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -163,6 +164,16 @@ func TestLastWordsAreBounded(t *testing.T) {
 	_, err := c.result(t.Context(), guest.Failed, nil)
 	if n := len(err.Error()); n < 1000 || n > maxMessage+100 {
 		t.Errorf("its error has %d bytes", n)
+	}
+	c.output[guest.OutputError] = []byte("\x1a\x0aa\x1b[2Jb\nc\x00\x07")
+	if _, err := c.result(t.Context(), guest.Failed, nil); err.Error() != "a[2Jb\nc" {
+		t.Errorf("its error is %q", err)
+	}
+	if err := c.stdio.write(slog.LevelInfo, []byte("\x1b]0;title\aboom\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.stdio.excerpt(); got != "]0;titleboom" {
+		t.Errorf("it printed %q", got)
 	}
 	kind, call := sdk.EncodeChunk(nil, sdk.ToolCall{Index: -1, Arguments: strings.Repeat("x", 1<<20)})
 	c.emitOther(kind, call)

@@ -85,6 +85,9 @@ func (rt *Runtime) load(ctx context.Context, m *manifest.Manifest, gate *egress.
 	if err := p.desc.UnmarshalBinary(out); err != nil {
 		return nil, fmt.Errorf("describe: %w", err)
 	}
+	for _, text := range []*string{&p.desc.Name, &p.desc.Version, &p.desc.SDK} {
+		*text = legible((*text)[:min(len(*text), maxName)])
+	}
 	if err := p.configure(ctx, sdk.Settings(m.Config)); err != nil {
 		return nil, fmt.Errorf("configure: %w", err)
 	}
@@ -289,6 +292,7 @@ func (c *call) result(ctx context.Context, code int32, err error) ([]byte, error
 		if len(e.Message) > maxMessage {
 			e.Message = strings.ToValidUTF8(e.Message[:maxMessage], "") + "…"
 		}
+		e.Message = legible(e.Message)
 		if e.Kind == sdk.Cancelled { // the host knows better
 			e = sdk.Error{Kind: sdk.Internal, Fault: sdk.Plugin, Message: "gave up without being cancelled: " + e.Message}
 		}
@@ -297,8 +301,11 @@ func (c *call) result(ctx context.Context, code int32, err error) ([]byte, error
 	return nil, pluginError("returned code %d without an error", code)
 }
 
-// maxMessage bounds what a guest says of its failure, in bytes: it goes into logs.
-const maxMessage = 4096
+// Bounds of what a guest says of itself and of its failure, in bytes.
+const (
+	maxName    = 100
+	maxMessage = 4096
+)
 
 // died tells how a guest came to its end.
 func (c *call) died(err error) *sdk.Error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"unicode"
 
 	"github.com/sluicehq/sluice/proto/guest"
 )
@@ -90,5 +91,15 @@ func (s *stdio) excerpt() string {
 		}
 		text += string(s.last)
 	}
-	return strings.Join(strings.Fields(strings.ToValidUTF8(text, "\uFFFD")), " ")
+	return strings.Join(strings.Fields(legible(text)), " ")
+}
+
+// legible is a text that comes from a guest without what a terminal would obey: people read it there.
+func legible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' || unicode.Is(unicode.Bidi_Control, r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
