@@ -22,12 +22,16 @@ type Reasoning struct {
 // ToolCall is a fragment of a call to one of the request's tools. ID and Name come with a call's
 // first fragment, Arguments concatenate per Index into one JSON document. Fragments of different
 // calls may interleave.
+//
+// A call is whole when a fragment has said End. It may be left out: a Finish whose Reason is none of
+// [FinishLength] and [FinishContentFilter] says it of all calls. Where it is one of them the answer was
+// cut, and a call without End may be, too: it must not be carried out.
 type ToolCall struct {
 	Index     int
 	ID        string
 	Name      string
 	Arguments string
-	End       bool // the call is whole; optional, the end of the answer implies it
+	End       bool // the call is whole
 }
 
 // Refusal is a piece of the text with which a model declines.
@@ -50,9 +54,15 @@ type Image struct {
 	URL       string
 }
 
-// Usage counts tokens. A later Usage replaces an earlier one. Output includes Reasoning.
+// Usage counts the tokens of the whole answer so far, so a later Usage replaces an earlier one. It may
+// be told before the first words of an answer, and again whenever more is known. One that tells
+// nothing new is a sign of life: the host's limit of silence begins anew with each chunk.
 type Usage struct {
-	Input, Output, Reasoning, CacheRead, CacheWrite int
+	Input      int // all that the model was given, CacheRead and CacheWrite included
+	Output     int // all that it gave, Reasoning included
+	Reasoning  int
+	CacheRead  int // read from the upstream's cache
+	CacheWrite int // written to it
 }
 
 // Finish tells why the model stopped. It does not end the answer: returning from Generate does.
