@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 )
@@ -74,6 +75,29 @@ func Do(ctx context.Context, req HTTPRequest) (*HTTPResponse, error) {
 	return nil, StatusError(resp.Status, resp.Header, body) // half a body is better than none
 }
 
+// DoJSON is [Do] for a response that is one JSON document, such as a list of models, of no more than
+// 8 MiB. Another one is an [Internal] error, and the [Upstream]'s fault.
+func DoJSON(ctx context.Context, req HTTPRequest, v any) error {
+	resp, err := Do(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
+	switch {
+	case err != nil:
+		return err
+	case len(b) > maxDocument:
+		err = errors.New("it is longer than 8 MiB")
+	default:
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return &Error{Kind: Internal, Fault: Upstream, Message: "upstream answered with another document than was asked for: " + err.Error(), Err: err}
+	}
+	return nil
+}
+
 // refuseDocument tells what an upstream said that answers with a JSON document, not with a stream:
 // most often it is an error with a good status. Some send streams under that content type, so the
 // first character decides.
@@ -108,7 +132,10 @@ func refuseDocument(resp *HTTPResponse) (io.Reader, error) {
 	return io.MultiReader(bytes.NewReader(head), resp.Body), nil
 }
 
-const maxErrorBody = 64 << 10
+const (
+	maxErrorBody = 64 << 10
+	maxDocument  = 8 << 20
+)
 
 var (
 	errNotSupported  = &Error{Kind: Invalid, Fault: Host, Message: "the provider does not support this"}
@@ -117,9 +144,9 @@ var (
 )
 
 // PostSSE sends a request whose answer is a stream of server-sent events and hands them to f one
-// by one. The event's data is valid until f returns. An error of f ends it and is returned. It
-// returns nil when the body has ended: whether the dialect's last event was there is for the
-// caller to know.
+// by one. The event's data is valid until f returns. An error of f ends it and is returned, except
+// [ErrDone]. It returns nil, too, when the body has ended: whether the dialect's last event was there
+// is for the caller to know, who returns [Unfinished] when it wasn't.
 func PostSSE(ctx context.Context, req HTTPRequest, f func(Event) error) error {
 	return stream(ctx, req, "text/event-stream", func(resp *HTTPResponse) error {
 		body, err := refuseDocument(resp)

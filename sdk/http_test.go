@@ -111,6 +111,37 @@ func TestDo(t *testing.T) {
 	}
 }
 
+func TestDoJSON(t *testing.T) {
+	url := upstream(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/list":
+			fmt.Fprintf(w, `{"data":["%s"]}`, r.Method)
+		case "/page":
+			io.WriteString(w, "<!doctype html>")
+		case "/cut":
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, `{"data":[`)
+		case "/long":
+			io.WriteString(w, `{"data":["`+strings.Repeat("x", 8<<20)+`"]}`)
+		default:
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	var list struct{ Data []string }
+	do := func(path string) error { return DoJSON(t.Context(), HTTPRequest{URL: url + path}, &list) }
+	if err := do("/list"); err != nil || fmt.Sprint(list.Data) != "[GET]" {
+		t.Errorf("the list is %v, %v", list.Data, err)
+	}
+	wantError(t, "a page", do("/page"), Internal, Upstream)
+	wantError(t, "half a document", do("/cut"), Truncated, Upstream)
+	wantError(t, "a status", do("/denied"), Denied, Host)
+	err := do("/long")
+	wantError(t, "more than is read", err, Internal, Upstream)
+	if err != nil && !strings.Contains(err.Error(), "8 MiB") {
+		t.Errorf("more than is read: %v", err)
+	}
+}
+
 func wantError(t *testing.T, what string, err error, kind Kind, fault Fault) {
 	t.Helper()
 	var e *Error

@@ -65,13 +65,23 @@ func (m Model) Matches(name string) bool {
 }
 
 // Model finds the entry that serves name: an equal name before the first glob that matches.
-func (p *Provider) Model(name string) (Model, bool) {
-	for _, m := range p.Models {
+func (p *Provider) Model(name string) (Model, bool) { return findModel(p.Models, name) }
+
+// ModelNamed is what an entry of models says of the one that is called name, and that name: for
+// ListModels, when the upstream tells little more of its models. Without an entry it is the name only.
+func ModelNamed(models []Model, name string) Model {
+	m, _ := findModel(models, name)
+	m.Name = name
+	return m
+}
+
+func findModel(models []Model, name string) (Model, bool) {
+	for _, m := range models {
 		if m.Name == name {
 			return m, true
 		}
 	}
-	for _, m := range p.Models {
+	for _, m := range models {
 		if m.Matches(name) {
 			return m, true
 		}

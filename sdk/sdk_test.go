@@ -39,6 +39,11 @@ func TestModelMatches(t *testing.T) {
 	if _, ok := p.Model("b"); ok {
 		t.Error("Model(b) was found")
 	}
+	for name, want := range map[string]Model{"ac": {Name: "ac", Tools: true}, "ab": {Name: "ab"}, "b": {Name: "b"}} {
+		if m := ModelNamed(p.Models, name); m != want {
+			t.Errorf("ModelNamed(%s) = %+v", name, m)
+		}
+	}
 }
 
 func TestSettings(t *testing.T) {

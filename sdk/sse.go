@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"bytes"
+	"errors"
 	"io"
 )
 
@@ -18,7 +19,8 @@ type Event struct {
 // ReadSSE parses a stream of server-sent events as
 // https://html.spec.whatwg.org/multipage/server-sent-events.html has it: any line ending,
 // comments, several data lines, a byte order mark; an event without the blank line after it is
-// not dispatched. Lines and events over 32 MiB are refused.
+// not dispatched. Lines and events over 32 MiB are refused. An error of f ends it and is returned,
+// except [ErrDone].
 func ReadSSE(r io.Reader, f func(Event) error) error {
 	lines := lineReader{r: r}
 	var ev Event
@@ -41,7 +43,7 @@ func ReadSSE(r io.Reader, f func(Event) error) error {
 					ev.Name = string(name)
 				}
 				if err := f(ev); err != nil {
-					return err
+					return unlessDone(err)
 				}
 			}
 			ev.Data, name, hasData = ev.Data[:0], name[:0], false
@@ -69,7 +71,8 @@ func ReadSSE(r io.Reader, f func(Event) error) error {
 }
 
 // ReadLines calls f with every line that is not empty; the last one needs no line end. Lines over
-// 32 MiB are refused. A line is valid until f returns.
+// 32 MiB are refused. A line is valid until f returns. An error of f ends it and is returned, except
+// [ErrDone].
 func ReadLines(r io.Reader, f func(line []byte) error) error {
 	lines := lineReader{r: r}
 	for {
@@ -79,13 +82,20 @@ func ReadLines(r io.Reader, f func(line []byte) error) error {
 		}
 		if len(line) > 0 {
 			if err := f(line); err != nil {
-				return err
+				return unlessDone(err)
 			}
 		}
 		if err == io.EOF {
 			return nil
 		}
 	}
+}
+
+func unlessDone(err error) error {
+	if errors.Is(err, ErrDone) {
+		return nil
+	}
+	return err
 }
 
 func errLong(what string) error {
