@@ -28,7 +28,7 @@ var lines = sdk.Provider{
 			return emit(sdk.Text(l.Say))
 		})
 		if err == nil && !whole {
-			return sdk.Errorf(sdk.Truncated, "upstream closed the stream before the answer was whole")
+			return sdk.Unfinished()
 		}
 		return err
 	},

@@ -3,7 +3,8 @@
 //
 // A provider that makes its answers up itself runs [Run], with a table of requests and what comes of
 // them. One that has them from an HTTP upstream runs [RunHTTP]: it writes down how that upstream says
-// things, and the kit is the upstream, with all the ways in which one fails.
+// things, and the kit is the upstream, with all the ways in which one fails. What servers were really
+// seen to send is held to golden files by [Recorded].
 //
 // Both test the provider in the test's own process. Package host/plugintest runs the same tables, with
 // one call too, against everything a plugin's source builds into.
@@ -76,6 +77,26 @@ func (tr Transcript) Text() string {
 		if t, ok := c.(sdk.Text); ok {
 			b.WriteString(string(t))
 		}
+	}
+	return b.String()
+}
+
+// String has a line for each chunk, as in Go, and one for the end: "whole", or the error with its kind,
+// whose fault it is, and its message.
+func (tr Transcript) String() string {
+	var b strings.Builder
+	for _, c := range tr.Chunks {
+		if d, ok := c.(sdk.ProviderData); ok {
+			fmt.Fprintf(&b, "sdk.ProviderData{Type:%q, Data:`%s`}\n", d.Type, d.Data)
+			continue
+		}
+		fmt.Fprintf(&b, "%#v\n", c)
+	}
+	if tr.Err == nil {
+		b.WriteString("whole\n")
+	} else {
+		e := sdk.AsError(tr.Err)
+		fmt.Fprintf(&b, "error: %s, of the %s: %s\n", e.Kind, e.Fault, e.Message)
 	}
 	return b.String()
 }
