@@ -2,16 +2,13 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -20,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/sdk"
+	"github.com/sluicehq/sluice/sdk/sdktest"
 )
 
 // frame is one event of a stream.
@@ -53,83 +51,16 @@ var stopFrame = frame("message_stop", `{"type":"message_stop"           }`)
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// eachDialect runs a test on the streams under testdata/dialects: what servers send, with the turns of
-// the dialect and the deviations from it; beside each, what a provider must make of it.
-func eachDialect(t *testing.T, test func(t *testing.T, body []byte, golden string)) {
-	files, err := filepath.Glob("testdata/dialects/*.sse")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no dialects: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".sse"), func(t *testing.T) {
-			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			test(t, body, strings.TrimSuffix(file, ".sse")+".golden")
-		})
-	}
+// dialects are streams as servers send them, with the turns of the dialect and the deviations from it.
+var dialects = sdktest.Recorded{
+	Dir: "testdata/dialects",
+	Read: func(body io.Reader, emit sdk.Emit) error {
+		s := newStream(&sdk.Request{}, emit)
+		return s.end(sdk.ReadSSE(body, s.event))
+	},
 }
 
-func TestDialects(t *testing.T) {
-	eachDialect(t, func(t *testing.T, body []byte, golden string) {
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/event-stream")
-			w.Write(body)
-		}))
-		defer server.Close()
-		got := transcript(ask(t.Context(), request(server.URL)))
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("chunks (-want +got):\n%s", diff)
-		}
-	})
-}
-
-// However a stream is cut into reads, and however its lines end, it says the same.
-func TestDialectsInPieces(t *testing.T) {
-	eachDialect(t, func(t *testing.T, body []byte, golden string) {
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, end := range []string{"\n", "\r\n", "\r"} {
-			text := strings.ReplaceAll(strings.ReplaceAll(string(body), "\r\n", "\n"), "\n", end)
-			if got := transcript(read(iotest.OneByteReader(strings.NewReader(text)))); got != string(want) {
-				t.Errorf("lines that end in %q, byte by byte: %s", end, cmp.Diff(string(want), got))
-			}
-		}
-		for at := range body {
-			if got := transcript(read(io.MultiReader(bytes.NewReader(body[:at]), bytes.NewReader(body[at:])))); got != string(want) {
-				t.Fatalf("cut at %d: %s", at, cmp.Diff(string(want), got))
-			}
-		}
-	})
-}
-
-func transcript(chunks []sdk.Chunk, err error) string {
-	var b strings.Builder
-	for _, c := range chunks {
-		if d, ok := c.(sdk.ProviderData); ok {
-			fmt.Fprintf(&b, "sdk.ProviderData{Type:%q, Data:`%s`}\n", d.Type, d.Data)
-			continue
-		}
-		fmt.Fprintf(&b, "%#v\n", c)
-	}
-	if err == nil {
-		return b.String() + "whole\n"
-	}
-	e := sdk.AsError(err)
-	return b.String() + fmt.Sprintf("error: %s, of the %s: %s\n", e.Kind, e.Fault, e.Message)
-}
+func TestDialects(t *testing.T) { dialects.Run(t, *update) }
 
 func TestStatuses(t *testing.T) {
 	for _, c := range []struct {
@@ -163,55 +94,13 @@ func TestStatuses(t *testing.T) {
 				w.Write(sdk.JSON(map[string]any{"type": "error", "error": map[string]string{"type": c.kind, "message": c.detail}}))
 			}))
 			defer server.Close()
-			chunks, err := ask(t.Context(), request(server.URL))
-			e := sdk.AsError(err)
-			if len(chunks) != 0 || e == nil || e.Kind != c.want || e.Wait != c.wait || e.Status != c.status || e.Code != c.kind || !strings.Contains(e.Message, c.detail) {
-				t.Errorf("got %v and %+v, want kind %s, wait %s", chunks, e, c.want, c.wait)
+			tr := sdktest.Record(t.Context(), provider, request(server.URL))
+			e := sdk.AsError(tr.Err)
+			if len(tr.Chunks) != 0 || e == nil || e.Kind != c.want || e.Wait != c.wait || e.Status != c.status || e.Code != c.kind || !strings.Contains(e.Message, c.detail) {
+				t.Errorf("got %v and %+v, want kind %s, wait %s", tr.Chunks, e, c.want, c.wait)
 			}
 		})
 	}
-}
-
-func TestCancelClosesTheUpstream(t *testing.T) {
-	closed := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, start+textBlock(0, "a"))
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-		close(closed)
-	}))
-	defer server.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	err := generate(ctx, request(server.URL), func(sdk.Chunk) error { cancel(); return nil })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled, it returned %v", err)
-	}
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
-		t.Error("the upstream's connection stays open")
-	}
-}
-
-// Whichever chunk isn't taken, there is none after it.
-func TestEmitErrorEndsIt(t *testing.T) {
-	unwanted := errors.New("unwanted")
-	eachDialect(t, func(t *testing.T, body []byte, _ string) {
-		all, _ := read(bytes.NewReader(body))
-		for last := range all {
-			n := 0
-			s := newStream(&sdk.Request{}, func(sdk.Chunk) error {
-				if n++; n > last {
-					return unwanted
-				}
-				return nil
-			})
-			err := s.end(sdk.ReadSSE(bytes.NewReader(body), s.event))
-			if !errors.Is(err, unwanted) || n != last+1 {
-				t.Errorf("chunk %d was not taken; it emitted %d and returned %v", last, n, err)
-			}
-		}
-	})
 }
 
 func TestListModels(t *testing.T) {
@@ -237,20 +126,15 @@ func TestListModels(t *testing.T) {
 // FuzzEvents: whatever an upstream sends, the chunks keep their order, and the way it is cut into reads
 // doesn't matter.
 func FuzzEvents(f *testing.F) {
-	files, _ := filepath.Glob("testdata/dialects/*.sse")
-	for _, file := range files {
-		body, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(body)
+	for _, rec := range dialects.Recordings(f) {
+		f.Add(rec.Stream)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		chunks, err := read(bytes.NewReader(body))
+		whole := dialects.Transcript(bytes.NewReader(body))
 		finished := false
 		calls := 0
 		ended := map[int]bool{}
-		for _, c := range chunks {
+		for _, c := range whole.Chunks {
 			switch c := c.(type) {
 			case sdk.Usage:
 				if c.Reasoning > c.Output {
@@ -284,10 +168,10 @@ func FuzzEvents(f *testing.F) {
 			_, ends := c.(sdk.Finish)
 			finished = finished || ends
 		}
-		if err == nil && !finished {
+		if whole.Err == nil && !finished {
 			t.Error("whole, without an end")
 		}
-		if got, want := transcript(read(iotest.OneByteReader(bytes.NewReader(body)))), transcript(chunks, err); got != want {
+		if got, want := dialects.Transcript(iotest.OneByteReader(bytes.NewReader(body))).String(), whole.String(); got != want {
 			t.Errorf("byte by byte: %s", cmp.Diff(want, got))
 		}
 	})
@@ -348,21 +232,4 @@ func request(url string) *sdk.Request {
 		Messages: []sdk.Message{{Role: sdk.RoleUser, Parts: []sdk.Part{sdk.TextPart("hi")}}},
 		Settings: sdk.Settings(`{"base_url":"` + url + `"}`),
 	}
-}
-
-func ask(ctx context.Context, req *sdk.Request) (chunks []sdk.Chunk, err error) {
-	err = generate(ctx, req, func(c sdk.Chunk) error {
-		chunks = append(chunks, c)
-		return nil
-	})
-	return chunks, err
-}
-
-// read is what is made of the body of an answer.
-func read(body io.Reader) (chunks []sdk.Chunk, err error) {
-	s := newStream(&sdk.Request{}, func(c sdk.Chunk) error {
-		chunks = append(chunks, c)
-		return nil
-	})
-	return chunks, s.end(sdk.ReadSSE(body, s.event))
 }

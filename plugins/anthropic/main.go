@@ -1,7 +1,7 @@
 // Command anthropic is a provider plugin for every server that speaks Anthropic's Messages API:
 // Anthropic itself, and the many that offer its dialect beside OpenAI's. Settings, from the manifest:
 //
-//	base_url    where the server is; a trailing /v1 may be there or not
+//	base_url    where the server is; a trailing /v1, or another version, may be there or not
 //	max_tokens  the limit of an answer whose caller names none, as the API wants one
 //	beta        what to ask for in the header anthropic-beta, with commas in between
 //
@@ -20,10 +20,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"strings"
 
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -51,7 +48,7 @@ var models = []sdk.Model{
 
 // settings are the operator's, see plugin.yaml.
 type settings struct {
-	BaseURL   string `json:"base_url"`
+	base      sdk.BaseURL
 	MaxTokens int    `json:"max_tokens"`
 	Beta      string `json:"beta"`
 }
@@ -64,33 +61,18 @@ const (
 )
 
 func readSettings(s sdk.Settings) (settings, error) {
-	v := settings{BaseURL: defaultBase, MaxTokens: defaultMaxTokens}
-	if err := s.Decode(&v); err != nil {
-		return v, err
+	v := settings{MaxTokens: defaultMaxTokens}
+	err := s.Decode(&v)
+	if err == nil {
+		v.base, err = s.BaseURL("base_url", defaultBase)
 	}
-	scheme, rest, _ := strings.Cut(v.BaseURL, "://") // net/url would be a tenth of the guest's size
-	host, _, _ := strings.Cut(rest, "/")
-	if host == "" || scheme != "https" && scheme != "http" {
-		return v, badSetting("base_url %q is not an http or https URL; write one such as %s", v.BaseURL, defaultBase)
+	if err == nil && v.MaxTokens < 1 {
+		err = &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Host, Message: fmt.Sprintf("setting max_tokens %d is no limit; write one such as %d", v.MaxTokens, defaultMaxTokens)}
 	}
-	if v.MaxTokens < 1 {
-		return v, badSetting("max_tokens %d is no limit; write one such as %d", v.MaxTokens, defaultMaxTokens)
-	}
-	return v, nil
+	return v, err
 }
 
-func badSetting(format string, args ...any) error {
-	return &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Host, Message: "setting " + fmt.Sprintf(format, args...)}
-}
-
-// url of an endpoint: a base that already names the version is not given it twice.
-func (s settings) url(path string) string {
-	return strings.TrimSuffix(strings.TrimSuffix(s.BaseURL, "/"), "/v1") + path
-}
-
-func (s settings) isAnthropic() bool {
-	return s.BaseURL == defaultBase || strings.HasPrefix(s.BaseURL, defaultBase+"/")
-}
+func (s settings) isAnthropic() bool { return s.base.Within(defaultBase) }
 
 // header of every request. The key is filled in by the host; this code never sees it.
 func (s settings) header() sdk.Header {
@@ -116,7 +98,7 @@ func generate(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 		return err
 	}
 	answer := newStream(req, emit)
-	err = sdk.PostSSE(ctx, sdk.HTTPRequest{URL: set.url("/v1/messages"), Header: set.header(), Body: body}, answer.event)
+	err = sdk.PostSSE(ctx, sdk.HTTPRequest{URL: set.base.Join("/v1/messages"), Header: set.header(), Body: body}, answer.event)
 	return answer.end(err)
 }
 
@@ -125,29 +107,19 @@ func listModels(ctx context.Context, s sdk.Settings) ([]sdk.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A page is of 20 when not told otherwise, and of 1000 at most: more models than there are.
-	resp, err := sdk.Do(ctx, sdk.HTTPRequest{URL: set.url("/v1/models?limit=1000"), Header: set.header()})
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
-	if err != nil {
-		return nil, err
-	}
 	var list struct {
 		Data []struct {
 			ID string `json:"id"`
 		} `json:"data"`
 	}
-	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, &sdk.Error{Kind: sdk.Internal, Fault: sdk.Upstream, Message: "the list of models is not the JSON it should be"}
+	// A page is of 20 when not told otherwise, and of 1000 at most: more models than there are.
+	req := sdk.HTTPRequest{URL: set.base.Join("/v1/models?limit=1000"), Header: set.header()}
+	if err := sdk.DoJSON(ctx, req, &list); err != nil {
+		return nil, err
 	}
-	found := make([]sdk.Model, 0, len(list.Data))
-	for _, m := range list.Data {
-		known, _ := (&sdk.Provider{Models: models}).Model(m.ID)
-		known.Name = m.ID
-		found = append(found, known)
+	found := make([]sdk.Model, len(list.Data))
+	for i, m := range list.Data {
+		found[i] = sdk.ModelNamed(models, m.ID)
 	}
 	return found, nil
 }

@@ -66,7 +66,7 @@ func TestRequestBody(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.req.Model = "claude-x"
-			got, err := requestBody(&c.req, settings{BaseURL: "http://127.0.0.1:1", MaxTokens: 77})
+			got, err := requestBody(&c.req, settings{base: "http://127.0.0.1:1", MaxTokens: 77})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -156,13 +156,13 @@ func TestBlocksGoBackVerbatim(t *testing.T) {
 	body += beginFrame(2, `{"type":"server_tool_use","id":"s","name":"web_search","input":{}}`) + deltaFrame(2, "input_json_delta", "partial_json", `{"query":"q",`) + deltaFrame(2, "input_json_delta", "partial_json", `"n":1.50}`) + endFrame(2)
 	body += beginFrame(3, blocks[3]) + endFrame(3) + textBlock(4, "so")
 	body += beginFrame(5, `{"type":"tool_use","id":"a","name":"f","input":{}}`) + deltaFrame(5, "input_json_delta", "partial_json", "") + deltaFrame(5, "input_json_delta", "partial_json", `{"b":[1,2],"a":null}`) + endFrame(5)
-	chunks, err := read(strings.NewReader(body + finishFrame("tool_use") + stopFrame))
-	if err != nil {
-		t.Fatal(err)
+	tr := dialects.Transcript(strings.NewReader(body + finishFrame("tool_use") + stopFrame))
+	if tr.Err != nil {
+		t.Fatal(tr.Err)
 	}
 	answer := sdk.Message{Role: sdk.RoleAssistant}
 	var call sdk.ToolCallPart
-	for _, c := range chunks {
+	for _, c := range tr.Chunks {
 		switch c := c.(type) {
 		case sdk.Text:
 			answer.Parts = append(answer.Parts, sdk.TextPart(c))
@@ -200,7 +200,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"thinking of no shape", sdk.Request{Messages: []sdk.Message{hi}, Options: raw(map[string]string{"thinking": `true`})}, "option thinking"},
 		{"output of no shape", sdk.Request{Messages: []sdk.Message{hi}, ResponseFormat: &sdk.ResponseFormat{Type: "json_schema", Schema: schema}, Options: raw(map[string]string{"output_config": `[]`})}, "option output_config"},
 	} {
-		_, err := requestBody(&c.req, settings{BaseURL: defaultBase, MaxTokens: 1})
+		_, err := requestBody(&c.req, settings{base: defaultBase, MaxTokens: 1})
 		if e := sdk.AsError(err); e == nil || e.Kind != sdk.Invalid || e.Fault != sdk.Caller || !strings.Contains(e.Message, c.want) {
 			t.Errorf("%s: error is %v, want one with %q", c.name, err, c.want)
 		}
@@ -210,7 +210,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 // Only Anthropic itself is told who asks.
 func TestUser(t *testing.T) {
 	for base, want := range map[string]bool{defaultBase: true, defaultBase + "/": true, defaultBase + ".evil.example": false, "http://127.0.0.1:1": false} {
-		body, err := requestBody(&sdk.Request{Messages: []sdk.Message{hi}, User: "u"}, settings{BaseURL: base, MaxTokens: 1})
+		body, err := requestBody(&sdk.Request{Messages: []sdk.Message{hi}, User: "u"}, settings{base: sdk.BaseURL(base), MaxTokens: 1})
 		if got := strings.Contains(string(body), `"metadata":{"user_id":"u"}`); err != nil || got != want {
 			t.Errorf("%s: %s, %v", base, body, err)
 		}
@@ -238,7 +238,7 @@ func TestSettings(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || set.url("/v1/messages") != c.url || set.MaxTokens != c.max || set.header()["Anthropic-Beta"] != c.beta {
+		if err != nil || set.base.Join("/v1/messages") != c.url || set.MaxTokens != c.max || set.header()["Anthropic-Beta"] != c.beta {
 			t.Errorf("%s: %+v, %v", c.settings, set, err)
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"strings"
 
 	"github.com/sluicehq/sluice/sdk"
@@ -11,23 +10,21 @@ import (
 
 // stream turns the events of one answer into chunks.
 type stream struct {
-	emit       sdk.Emit
-	begun      bool   // a chunk was emitted
-	finished   bool   // a stop_reason was there
-	unreadable int    // events that looked like the API's
-	said       int    // bytes of the answer's text
-	space      string // what the answer so far ends in: it was cut off, and may be said again
-	usage      usage  // as far as it is known
-	counted    bool   // something of it is
-	open       []*openBlock
-	calls      int
-	bare       *openBlock // a call that ended without arguments, until it is known whether it was cut
-	cut        bool       // the arguments of a call are no JSON
-	ev         wireEvent  // scratch
+	emit      sdk.Emit
+	begun     bool // a chunk was emitted
+	finished  bool // a stop_reason was there
+	whole     bool // the terminal event was there
+	malformed sdk.Malformed
+	said      int    // bytes of the answer's text
+	space     string // what the answer so far ends in: it was cut off, and may be said again
+	usage     usage  // as far as it is known
+	counted   bool   // something of it is
+	open      []*openBlock
+	calls     int
+	bare      *openBlock // a call that ended without arguments, until it is known whether it was cut
+	cut       bool       // the arguments of a call are no JSON
+	ev        wireEvent  // scratch
 }
-
-// errDone ends reading: the terminal marker was there.
-var errDone = errors.New("done")
 
 // wireEvent is any event, as far as it matters.
 type wireEvent struct {
@@ -92,7 +89,7 @@ func (s *stream) event(ev sdk.Event) error {
 		return sdk.StatusError(0, nil, data)
 	}
 	if err != nil && (s.ev.Type == "" || s.ev.known()) {
-		return s.malformed(data)
+		return s.malformed.Pass(data, "events")
 	}
 	if s.ev.Type == "" {
 		s.ev.Type = ev.Name
@@ -119,24 +116,12 @@ func (s *stream) event(ev sdk.Event) error {
 		if err := s.finish(""); err != nil { // there was a reason before, mostly
 			return err
 		}
-		return errDone
+		s.whole = true
+		return sdk.ErrDone
 	case "ping":
 		if s.begun {
 			return s.tell() // nothing new, but a sign of life
 		}
-	}
-	return nil
-}
-
-// malformed lets the stream go on after an event that can't be read: some servers put stray lines
-// between their events. One of them may have been a delta; a second would make holes in the answer.
-func (s *stream) malformed(data []byte) error {
-	if data[0] != '{' {
-		return nil
-	}
-	s.unreadable++
-	if s.unreadable > 1 {
-		return sdk.Errorf(sdk.Truncated, "upstream sent %d events that are not the JSON they should be", s.unreadable)
 	}
 	return nil
 }
@@ -239,11 +224,11 @@ func (s *stream) finish(raw string) error {
 // invalid_request_error, before the answer or within it; its message alone, "Output blocked by content
 // filtering policy", tells it from a request that is wrong.
 func (s *stream) end(err error) error {
-	switch {
-	case errors.Is(err, errDone):
+	if err == nil {
+		if !s.whole {
+			return sdk.Unfinished()
+		}
 		return nil
-	case err == nil:
-		return sdk.Errorf(sdk.Truncated, "upstream closed the stream before the answer was whole")
 	}
 	if e := sdk.AsError(err); e.Kind == sdk.Invalid && strings.Contains(e.Message, "content filtering policy") {
 		declined := *e

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -19,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/sdk"
+	"github.com/sluicehq/sluice/sdk/sdktest"
 )
 
 // frame is one data line of a stream with the candidates that are given.
@@ -36,63 +36,31 @@ func finishFrame(reason string) string { return frame(`{"finishReason":"` + reas
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// The streams under testdata/dialects are what servers send; beside each, what a provider must make of
-// it, whatever pieces it comes in.
-func TestDialects(t *testing.T) {
-	for _, file := range dialects(t) {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".sse"), func(t *testing.T) {
-			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
+// dialects are streams as servers send them.
+var dialects = sdktest.Recorded{
+	Dir: "testdata/dialects",
+	Read: func(body io.Reader, emit sdk.Emit) error {
+		s := stream{job: "job", emit: emit}
+		return s.end(sdk.ReadSSE(body, s.event))
+	},
+	Show: func(tr sdktest.Transcript) string {
+		var b strings.Builder
+		for _, c := range tr.Chunks {
+			if data, ok := c.(sdk.ProviderData); ok {
+				fmt.Fprintf(&b, "%T %s %s\n", data, data.Type, data.Data)
+				continue
 			}
-			golden := strings.TrimSuffix(file, ".sse") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(read(bytes.NewReader(body))), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, r := range map[string]io.Reader{
-				"whole": bytes.NewReader(body), "byte by byte": iotest.OneByteReader(bytes.NewReader(body)), "in halves": iotest.HalfReader(bytes.NewReader(body)),
-			} {
-				if diff := cmp.Diff(string(want), read(r)); diff != "" {
-					t.Errorf("%s: chunks (-want +got):\n%s", name, diff)
-				}
-			}
-		})
-	}
-}
-
-func dialects(t testing.TB) []string {
-	files, err := filepath.Glob("testdata/dialects/*.sse")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no dialects: %v", err)
-	}
-	return files
-}
-
-// read shows what becomes of a stream.
-func read(body io.Reader) string {
-	var got strings.Builder
-	s := stream{job: "job", emit: func(c sdk.Chunk) error {
-		if data, ok := c.(sdk.ProviderData); ok {
-			fmt.Fprintf(&got, "%T %s %s\n", data, data.Type, data.Data)
-			return nil
+			fmt.Fprintf(&b, "%#v\n", c)
 		}
-		fmt.Fprintf(&got, "%#v\n", c)
-		return nil
-	}}
-	if err := s.end(sdk.ReadSSE(body, s.event)); err != nil {
-		e := sdk.AsError(err)
-		fmt.Fprintf(&got, "error: %s, fault of the %s: %s\n", e.Kind, e.Fault, e.Message)
-	} else {
-		got.WriteString("whole\n")
-	}
-	return got.String()
+		if tr.Err == nil {
+			return b.String() + "whole\n"
+		}
+		e := sdk.AsError(tr.Err)
+		return b.String() + fmt.Sprintf("error: %s, fault of the %s: %s\n", e.Kind, e.Fault, e.Message)
+	},
 }
+
+func TestDialects(t *testing.T) { dialects.Run(t, *update) }
 
 func TestSettings(t *testing.T) {
 	for _, c := range []struct{ settings, url, err string }{
@@ -104,14 +72,14 @@ func TestSettings(t *testing.T) {
 		{`{"base_url":"localhost:8000"}`, "", `setting base_url "localhost:8000" is not an http or https URL`},
 		{`{"base_url":7}`, "", "base_url"},
 	} {
-		set, err := readSettings(sdk.Settings(c.settings))
+		got, err := endpoint(sdk.Settings(c.settings), "/models")
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%s: error %v, want one with %q", c.settings, err, c.err)
 			}
 			continue
 		}
-		if got := set.url("/models"); err != nil || got != c.url {
+		if err != nil || got != c.url {
 			t.Errorf("%s: %s, %v", c.settings, got, err)
 		}
 	}
@@ -217,20 +185,14 @@ func TestIDsOfCalls(t *testing.T) {
 // one and are objects that can be told apart, provider data is JSON and can be given back, an answer is
 // whole only with a finish reason; and it does not matter where the stream is split.
 func FuzzStream(f *testing.F) {
-	for _, file := range dialects(f) {
-		body, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(body)
+	for _, rec := range dialects.Recordings(f) {
+		f.Add(rec.Stream)
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var chunks []sdk.Chunk
-		s := stream{job: "job", emit: func(c sdk.Chunk) error { chunks = append(chunks, c); return nil }}
-		err := s.end(sdk.ReadSSE(bytes.NewReader(body), s.event))
+		whole := dialects.Transcript(bytes.NewReader(body))
 		calls, finished := 0, false
 		turn := sdk.Message{Role: sdk.RoleAssistant}
-		for _, c := range chunks {
+		for _, c := range whole.Chunks {
 			switch c := c.(type) {
 			case sdk.Text:
 				if c == "" || !utf8.ValidString(string(c)) {
@@ -253,7 +215,7 @@ func FuzzStream(f *testing.F) {
 				finished = true
 			}
 		}
-		if err == nil && !finished {
+		if whole.Err == nil && !finished {
 			t.Error("it is whole and has no finish reason")
 		}
 		if len(turn.Parts) > 0 {
@@ -262,7 +224,7 @@ func FuzzStream(f *testing.F) {
 				t.Errorf("what it said can't be given back: %v", err)
 			}
 		}
-		if one, other := read(bytes.NewReader(body)), read(iotest.OneByteReader(bytes.NewReader(body))); one != other {
+		if one, other := whole.String(), dialects.Transcript(iotest.OneByteReader(bytes.NewReader(body))).String(); one != other {
 			t.Errorf("split, it is another answer:\n%s\n%s", one, other)
 		}
 	})

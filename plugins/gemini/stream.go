@@ -12,15 +12,15 @@ import (
 
 // stream turns the events of one answer into chunks.
 type stream struct {
-	emit       sdk.Emit
-	job        string
-	finish     sdk.Finish // the last one told; the zero value before
-	spoken     bool       // there was more than thinking
-	calls      int
-	usage      usage
-	told       sdk.Usage
-	unreadable int      // events that looked like responses
-	response   response // scratch
+	emit      sdk.Emit
+	job       string
+	finish    sdk.Finish // the last one told; the zero value before
+	spoken    bool       // there was more than thinking
+	calls     int
+	usage     usage
+	told      sdk.Usage
+	malformed sdk.Malformed
+	response  response // scratch
 }
 
 // response is GenerateContentResponse, which each event is, as far as it matters.
@@ -57,7 +57,7 @@ func (s *stream) event(ev sdk.Event) error {
 	counted := s.usage // a count that an event leaves out stays what it was
 	s.response = response{Usage: &counted}
 	if json.Unmarshal(data, &s.response) != nil {
-		return s.malformed(data)
+		return s.malformed.Pass(data, "responses")
 	}
 	if e := s.response.Error; len(e) > 0 && string(e) != "null" {
 		return sdk.StatusError(0, nil, data)
@@ -83,19 +83,6 @@ func (s *stream) event(ev sdk.Event) error {
 		return refusal("upstream declined the prompt", blocked)
 	}
 	return s.stop(finish)
-}
-
-// malformed lets the stream go on after an event that can't be read: a proxy may put stray lines
-// between the events. One of them may have been a response; a second would make holes in the answer.
-func (s *stream) malformed(data []byte) error {
-	if data[0] != '{' {
-		return nil
-	}
-	s.unreadable++
-	if s.unreadable > 1 {
-		return sdk.Errorf(sdk.Truncated, "upstream sent %d responses that are not the JSON they should be", s.unreadable)
-	}
-	return nil
 }
 
 // part emits a piece of the answer, and the signature it came with. Pieces of other kinds, such as code
@@ -239,11 +226,8 @@ func refusal(what, code string) error {
 // end judges how the stream ended. There is no terminal marker: a finish reason shows that the answer
 // is whole.
 func (s *stream) end(err error) error {
-	switch {
-	case err != nil:
-		return err
-	case s.finish.Reason != "":
-		return nil
+	if err == nil && s.finish.Reason == "" {
+		return sdk.Unfinished()
 	}
-	return sdk.Errorf(sdk.Truncated, "upstream closed the stream before the answer was whole")
+	return err
 }

@@ -2,7 +2,7 @@
 // OpenAI itself, vLLM, Groq, Together, DeepSeek, OpenRouter, xAI, Mistral, LM Studio, Ollama's /v1
 // and others. Settings, from the manifest:
 //
-//	base_url          where the server is; a trailing /v1 may be there or not
+//	base_url          where the server is; a trailing /v1, or another version, may be there or not
 //	path              of the endpoint below it, "/v1/chat/completions" when empty
 //	max_tokens_field  "max_completion_tokens" or "max_tokens"; empty chooses by base_url
 //	include_usage     ask for the usage at the end of the stream (a few old servers refuse to be asked)
@@ -17,9 +17,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"io"
-	"strings"
 
 	"github.com/sluicehq/sluice/sdk"
 )
@@ -48,7 +45,7 @@ var models = []sdk.Model{
 
 // settings are the operator's, see plugin.yaml.
 type settings struct {
-	BaseURL        string `json:"base_url"`
+	base           sdk.BaseURL
 	Path           string `json:"path"`
 	MaxTokensField string `json:"max_tokens_field"`
 	IncludeUsage   *bool  `json:"include_usage"`
@@ -61,19 +58,15 @@ const (
 
 func readSettings(s sdk.Settings) (settings, error) {
 	var v settings
-	if err := s.Decode(&v); err != nil {
-		return v, err
+	err := s.Decode(&v)
+	if err == nil {
+		v.base, err = s.BaseURL("base_url", defaultBase)
 	}
-	if v.BaseURL == "" {
-		v.BaseURL = defaultBase
+	if err != nil {
+		return v, err
 	}
 	if v.Path == "" {
 		v.Path = defaultPath
-	}
-	scheme, rest, _ := strings.Cut(v.BaseURL, "://") // net/url would be a tenth of the guest's size
-	host, _, _ := strings.Cut(rest, "/")
-	if host == "" || scheme != "https" && scheme != "http" {
-		return v, &sdk.Error{Kind: sdk.Invalid, Fault: sdk.Host, Message: "setting base_url " + quote(v.BaseURL) + " is not an http or https URL; write one such as " + defaultBase}
 	}
 	if v.MaxTokensField == "" {
 		v.MaxTokensField = "max_tokens"
@@ -84,26 +77,7 @@ func readSettings(s sdk.Settings) (settings, error) {
 	return v, nil
 }
 
-// url of an endpoint: a base that already names the version is not given it twice.
-func (s settings) url(path string) string {
-	base := strings.TrimSuffix(s.BaseURL, "/")
-	if strings.HasSuffix(base, "/v1") {
-		path = strings.TrimPrefix(path, "/v1")
-	}
-	return base + path
-}
-
-func (s settings) isOpenAI() bool {
-	return s.BaseURL == defaultBase || strings.HasPrefix(s.BaseURL, defaultBase+"/")
-}
-
-func quote(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return s
-	}
-	return string(b)
-}
+func (s settings) isOpenAI() bool { return s.base.Within(defaultBase) }
 
 // auth is filled in by the host; this code never sees the key.
 var auth = sdk.Header{"Authorization": "Bearer ${secret:OPENAI_API_KEY}"}
@@ -123,7 +97,7 @@ func generate(ctx context.Context, req *sdk.Request, emit sdk.Emit) error {
 		return err
 	}
 	answer := stream{emit: emit}
-	err = sdk.PostSSE(ctx, sdk.HTTPRequest{URL: set.url(set.Path), Header: auth, Body: body}, answer.event)
+	err = sdk.PostSSE(ctx, sdk.HTTPRequest{URL: set.base.Join(set.Path), Header: auth, Body: body}, answer.event)
 	return answer.end(err)
 }
 
@@ -132,28 +106,17 @@ func listModels(ctx context.Context, s sdk.Settings) ([]sdk.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := sdk.Do(ctx, sdk.HTTPRequest{URL: set.url("/v1/models"), Header: auth})
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
-	if err != nil {
-		return nil, err
-	}
 	var list struct {
 		Data []struct {
 			ID string `json:"id"`
 		} `json:"data"`
 	}
-	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, &sdk.Error{Kind: sdk.Internal, Fault: sdk.Upstream, Message: "the list of models is not the JSON it should be"}
+	if err := sdk.DoJSON(ctx, sdk.HTTPRequest{URL: set.base.Join("/v1/models"), Header: auth}, &list); err != nil {
+		return nil, err
 	}
-	found := make([]sdk.Model, 0, len(list.Data))
-	for _, m := range list.Data {
-		known, _ := (&sdk.Provider{Models: models}).Model(m.ID)
-		known.Name = m.ID
-		found = append(found, known)
+	found := make([]sdk.Model, len(list.Data))
+	for i, m := range list.Data {
+		found[i] = sdk.ModelNamed(models, m.ID)
 	}
 	return found, nil
 }

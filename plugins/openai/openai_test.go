@@ -1,16 +1,14 @@
 package main
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sluicehq/sluice/sdk"
+	"github.com/sluicehq/sluice/sdk/sdktest"
 )
 
 // frame is one data line of a stream with a chunk whose choices are given.
@@ -38,50 +37,26 @@ const doneFrame = "data: [DONE]\n\n"
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// The streams under testdata/dialects are what servers send, with their deviations from the dialect;
-// beside each, what a provider must make of it.
-func TestDialects(t *testing.T) {
-	files, err := filepath.Glob("testdata/dialects/*.sse")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no dialects: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".sse"), func(t *testing.T) {
-			body, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", "text/event-stream")
-				w.Write(body)
-			}))
-			defer server.Close()
-			chunks, err := ask(t.Context(), request(server.URL))
-			var got strings.Builder
-			for _, c := range chunks {
-				fmt.Fprintf(&got, "%#v\n", c)
-			}
-			if err == nil {
-				got.WriteString("whole\n")
-			} else {
-				fmt.Fprintf(&got, "error: %s\n", sdk.AsError(err).Kind)
-			}
-			golden := strings.TrimSuffix(file, ".sse") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got.String()); diff != "" {
-				t.Errorf("chunks (-want +got):\n%s", diff)
-			}
-		})
-	}
+// dialects are streams as servers send them, with their deviations from the dialect.
+var dialects = sdktest.Recorded{
+	Dir: "testdata/dialects",
+	Read: func(body io.Reader, emit sdk.Emit) error {
+		s := stream{emit: emit}
+		return s.end(sdk.ReadSSE(body, s.event))
+	},
+	Show: func(tr sdktest.Transcript) string {
+		var b strings.Builder
+		for _, c := range tr.Chunks {
+			fmt.Fprintf(&b, "%#v\n", c)
+		}
+		if tr.Err == nil {
+			return b.String() + "whole\n"
+		}
+		return b.String() + fmt.Sprintf("error: %s\n", sdk.AsError(tr.Err).Kind)
+	},
 }
+
+func TestDialects(t *testing.T) { dialects.Run(t, *update) }
 
 func TestStatuses(t *testing.T) {
 	for _, c := range []struct {
@@ -108,46 +83,12 @@ func TestStatuses(t *testing.T) {
 				io.WriteString(w, c.body)
 			}))
 			defer server.Close()
-			chunks, err := ask(t.Context(), request(server.URL))
-			e := sdk.AsError(err)
-			if len(chunks) != 0 || e == nil || e.Kind != c.kind || e.Wait != c.wait || e.Status != c.status {
-				t.Errorf("got %v and %+v, want kind %s, wait %s", chunks, e, c.kind, c.wait)
+			tr := sdktest.Record(t.Context(), provider, request(server.URL))
+			e := sdk.AsError(tr.Err)
+			if len(tr.Chunks) != 0 || e == nil || e.Kind != c.kind || e.Wait != c.wait || e.Status != c.status {
+				t.Errorf("got %v and %+v, want kind %s, wait %s", tr.Chunks, e, c.kind, c.wait)
 			}
 		})
-	}
-}
-
-func TestCancelClosesTheUpstream(t *testing.T) {
-	closed := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, textFrame("a"))
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-		close(closed)
-	}))
-	defer server.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	err := generate(ctx, request(server.URL), func(sdk.Chunk) error { cancel(); return nil })
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled, it returned %v", err)
-	}
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
-		t.Error("the upstream's connection stays open")
-	}
-}
-
-func TestEmitErrorEndsIt(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, textFrame("a")+textFrame("b")+finishFrame("stop")+doneFrame)
-	}))
-	defer server.Close()
-	unwanted := errors.New("unwanted")
-	n := 0
-	err := generate(t.Context(), request(server.URL), func(sdk.Chunk) error { n++; return unwanted })
-	if !errors.Is(err, unwanted) || n != 1 {
-		t.Errorf("after %d chunks it returned %v", n, err)
 	}
 }
 
@@ -216,8 +157,8 @@ func TestSettings(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || set.url(set.Path) != c.url || set.MaxTokensField != c.max {
-			t.Errorf("%s: %s, %s, %v", c.settings, set.url(set.Path), set.MaxTokensField, err)
+		if err != nil || set.base.Join(set.Path) != c.url || set.MaxTokensField != c.max {
+			t.Errorf("%s: %s, %s, %v", c.settings, set.base.Join(set.Path), set.MaxTokensField, err)
 		}
 	}
 }
@@ -240,15 +181,10 @@ func TestListModels(t *testing.T) {
 
 // FuzzPlainDelta holds the fast path against the decoder: whatever it takes, the decoder reads alike.
 func FuzzPlainDelta(f *testing.F) {
-	files, _ := filepath.Glob("testdata/dialects/*.sse")
-	for _, file := range files {
-		body, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		for line := range strings.Lines(string(body)) {
-			if data, ok := strings.CutPrefix(strings.TrimSpace(line), "data: "); ok {
-				f.Add([]byte(data))
+	for _, rec := range dialects.Recordings(f) {
+		for line := range bytes.Lines(rec.Stream) {
+			if data, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("data: ")); ok {
+				f.Add(data)
 			}
 		}
 	}
@@ -306,12 +242,4 @@ func request(url string) *sdk.Request {
 		Messages: []sdk.Message{{Role: sdk.RoleUser, Parts: []sdk.Part{sdk.TextPart("hi")}}},
 		Settings: sdk.Settings(`{"base_url":"` + url + `"}`),
 	}
-}
-
-func ask(ctx context.Context, req *sdk.Request) (chunks []sdk.Chunk, err error) {
-	err = generate(ctx, req, func(c sdk.Chunk) error {
-		chunks = append(chunks, c)
-		return nil
-	})
-	return chunks, err
 }

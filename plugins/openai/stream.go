@@ -3,18 +3,17 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 
 	"github.com/sluicehq/sluice/sdk"
 )
 
 // stream turns the events of one answer into chunks.
 type stream struct {
-	emit       sdk.Emit
-	finished   bool // a finish_reason was there
-	unreadable int  // events that looked like chunks
-	calls      []toolCall
-	chunk      chunk // scratch
+	emit      sdk.Emit
+	finished  bool // a finish_reason or [DONE] was there
+	malformed sdk.Malformed
+	calls     []toolCall
+	chunk     chunk // scratch
 }
 
 // toolCall remembers how the upstream numbers a call; the position in stream.calls is ours.
@@ -22,9 +21,6 @@ type toolCall struct {
 	index int
 	id    string
 }
-
-// errDone ends reading: the terminal marker was there.
-var errDone = errors.New("done")
 
 // chunk is chat.completion.chunk as far as it matters.
 type chunk struct {
@@ -71,7 +67,8 @@ func (s *stream) event(ev sdk.Event) error {
 		return nil
 	}
 	if string(data) == "[DONE]" {
-		return errDone
+		s.finished = true
+		return sdk.ErrDone
 	}
 	if text, ok := plainDelta(data); ok {
 		if len(text) == 0 {
@@ -81,7 +78,7 @@ func (s *stream) event(ev sdk.Event) error {
 	}
 	s.chunk = chunk{}
 	if json.Unmarshal(data, &s.chunk) != nil {
-		return s.malformed(data)
+		return s.malformed.Pass(data, "chunks")
 	}
 	if e := s.chunk.Error; len(e) > 0 && string(e) != "null" {
 		return sdk.StatusError(0, nil, data)
@@ -106,19 +103,6 @@ func (s *stream) event(ev sdk.Event) error {
 	}
 	if u := s.chunk.Usage; u != nil {
 		return s.emit(sdk.Usage{Input: u.Prompt, Output: u.Completion, Reasoning: u.CompletionDetails.Reasoning, CacheRead: u.PromptDetails.Cached})
-	}
-	return nil
-}
-
-// malformed lets the stream go on after an event that can't be read: some servers put stray lines
-// between their events. One of them may have been a chunk; a second would make holes in the answer.
-func (s *stream) malformed(data []byte) error {
-	if data[0] != '{' {
-		return nil
-	}
-	s.unreadable++
-	if s.unreadable > 1 {
-		return sdk.Errorf(sdk.Truncated, "upstream sent %d chunks that are not the JSON they should be", s.unreadable)
 	}
 	return nil
 }
@@ -231,13 +215,10 @@ func (s *stream) call(index int, id string) int {
 // end judges how the stream ended. Where [DONE] is left out, as a few servers do, a finish_reason
 // shows that the answer is whole.
 func (s *stream) end(err error) error {
-	switch {
-	case errors.Is(err, errDone), err == nil && s.finished:
-		return nil
-	case err != nil:
-		return err
+	if err == nil && !s.finished {
+		return sdk.Unfinished()
 	}
-	return sdk.Errorf(sdk.Truncated, "upstream closed the stream before the answer was whole")
+	return err
 }
 
 func finishReason(raw string) sdk.FinishReason {
