@@ -165,6 +165,7 @@ func TestEscapedSecrets(t *testing.T) {
 func TestIdleConnectionsAreBounded(t *testing.T) {
 	const hosts = idleInAll + 50
 	var mu sync.Mutex
+	closed := sync.NewCond(&mu)
 	open := 0
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
@@ -175,6 +176,7 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 			open++
 		case http.StateClosed:
 			open--
+			closed.Broadcast()
 		}
 	}
 	srv.Start()
@@ -194,14 +196,10 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 		}
 	}
 	soon(t, fmt.Sprintf("more than %d connections stay open", idleInAll), func() {
-		for {
-			mu.Lock()
-			n := open
-			mu.Unlock()
-			if n <= idleInAll {
-				return
-			}
-			time.Sleep(time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		for open > idleInAll {
+			closed.Wait()
 		}
 	})
 }
