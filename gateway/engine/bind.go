@@ -216,7 +216,11 @@ func (l *link) handOver(raw []byte, j *joined, stop <-chan struct{}) bool {
 
 // event calls the listeners of an event.
 func (b *binding) event(c *Conn, s *socket.Socket, p *Packet) {
-	args, err := p.arguments()
+	decode := p.arguments
+	if b.srv.opts.RawArguments && p.Type == TypeEvent {
+		decode = p.rawArguments
+	}
+	args, err := decode()
 	if err != nil {
 		c.srv.opts.Log.Debug("bad event", "address", c.address, "err", err)
 		c.abort(ReasonParse)
@@ -263,6 +267,20 @@ func (b *binding) ack(c *Conn, s *socket.Socket, p *Packet) {
 	if f, ok := s.Acks().LoadAndDelete(uint64(p.ID)); ok {
 		f(args, nil)
 	}
+}
+
+// rawArguments takes the payload apart, and decodes only the event's name.
+func (p *Packet) rawArguments() ([]any, error) {
+	var raw []json.RawMessage
+	if err := json.Unmarshal(p.Data, &raw); err != nil {
+		return nil, err
+	}
+	args := make([]any, len(raw), len(raw)+1) // and a function to answer with
+	args[0] = p.Event
+	for i, arg := range raw[1:] {
+		args[1+i] = arg
+	}
+	return args, nil
 }
 
 // arguments decodes the payload and puts the attachments in their places.

@@ -60,6 +60,12 @@ type Options struct {
 	// Nil takes the RemoteAddr of the request.
 	Address func(r *http.Request) string
 
+	// RawArguments has listeners of events without attachments get each argument as
+	// the json.RawMessage that the client wrote, and not decoded: numbers keep their
+	// digits and objects the order of their members, and nothing is built of what
+	// may be thrown away.
+	RawArguments bool
+
 	// Limits bound the Socket.IO packets that are let through.
 	Limits Limits
 	// Check, if set, replaces Limits as the judge of each Socket.IO packet after

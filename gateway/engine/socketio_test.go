@@ -609,3 +609,30 @@ func TestEmitIntoAFullKernel(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Raw arguments come as they were written, those beside attachments decoded.
+func TestRawArguments(t *testing.T) {
+	r := start(t, Options{RawArguments: true})
+	got := make(chan []any, 1)
+	r.io.On("connection", func(args ...any) {
+		args[0].(*socket.Socket).On("raw", func(args ...any) { got <- args })
+	})
+	p := r.join()
+	p.send(`427[ "r\u0061w", {"z":1.0,"a":12345678901234567890} ,null,"x"]`)
+	args := <-got
+	if len(args) != 4 {
+		t.Fatalf("%d arguments: %q", len(args), args)
+	}
+	for i, want := range []string{`{"z":1.0,"a":12345678901234567890}`, `null`, `"x"`} {
+		if raw, ok := args[i].(json.RawMessage); !ok || string(raw) != want {
+			t.Errorf("argument %d: %T %s", i, args[i], args[i])
+		}
+	}
+	args[3].(socket.Ack)([]any{"done"}, nil)
+	p.expect(`437["done"]`)
+	p.send(`451-["raw",{"_placeholder":true,"num":0},1]`)
+	p.sendBinary([]byte("bytes"))
+	if args = <-got; len(args) != 2 || args[1] != 1.0 {
+		t.Errorf("beside an attachment: %v", args)
+	}
+}
