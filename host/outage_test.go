@@ -187,9 +187,11 @@ func TestJobsOfALostHostByTheirPolicy(t *testing.T) {
 		second := w.host(tuned(nil), provider("fake", c.generate, sdk.Model{Name: "m", Continue: true}, sdk.Model{Name: "n"}))
 		first.line.cut()
 		for policy, id := range ids {
-			if policy != job.PolicyFail {
-				w.waitFor(id, "the second attempt", func(f job.Frame) bool { return f.Attempt == 2 && f.Event == job.EventChunk })
+			if policy == job.PolicyFail {
+				w.waitFor(id, "its end", job.Frame.Terminal) // it would go on when its host is back
+				continue
 			}
+			w.waitFor(id, "the second attempt", func(f job.Frame) bool { return f.Attempt == 2 && f.Event == job.EventChunk })
 		}
 		first.line.mend()
 		c.finish.Store(true)
