@@ -96,6 +96,7 @@ function welcome() {
 function follow(q, column, answer) {
   column.cancelling = false;
   column.follow(answer, () => changed(q, column));
+  if (column.over) changed(q, column); // it was refused at once
 }
 
 function ask(q, column) {
@@ -171,6 +172,12 @@ function submit() {
     problem("The parameters can't be read: " + e.message);
     showParams(true);
     $("params").focus();
+    return;
+  }
+  const large = sluice.tooLarge(query, params ? { params } : {});
+  if (large) {
+    problem(words.oversized(large));
+    $("query").focus();
     return;
   }
   send(query, params);

@@ -137,7 +137,7 @@ export class ColumnView {
     const key = JSON.stringify(facts);
     if (this.facts.dataset.key === key) return;
     this.facts.dataset.key = key;
-    this.facts.replaceChildren(...facts.map((f) => h("div", { class: f.tone || null }, h("dt", {}, f.name), h("dd", {}, f.value))));
+    this.facts.replaceChildren(...facts.map((f) => h("div", { class: f.tone || null, title: f.note || null }, h("dt", {}, f.name), h("dd", {}, f.value))));
   }
 }
 

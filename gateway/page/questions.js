@@ -162,6 +162,7 @@ export function placeOf(jobId) {
 // Bounds of what is kept in the browser.
 const maxQuestions = 60;
 const maxLength = 2_000_000; // characters
+const maxQuery = 1_000_000; // a longer one is in this tab only
 const maxAnswer = 250_000;
 const questionKey = "sluice.question.";
 const jobKey = "sluice.job.";
@@ -223,7 +224,7 @@ export class History {
   // add keeps a question, also one that has changed.
   add(q) {
     this.questions.set(q.id, q);
-    this.#set(questionKey + q.id, q.meta());
+    if (q.query.length <= maxQuery) this.#set(questionKey + q.id, q.meta());
     this.#trim();
   }
 
@@ -263,7 +264,7 @@ export class History {
   #trim() {
     let length = 0, count = 0;
     for (const q of this.of("")) {
-      length += q.columns.reduce((n, c) => n + c.text.length + c.parts.reasoning.length + 500, q.query.length);
+      if (q.query.length <= maxQuery) length += q.columns.reduce((n, c) => n + c.text.length + c.parts.reasoning.length + 500, q.query.length);
       count++;
       if ((count > maxQuestions || length > maxLength) && count > 1 && q.over) this.remove(q);
     }

@@ -187,6 +187,17 @@ test("the oldest that have ended are forgotten", () => {
   assert.ok(left.some((q) => q.id === open.id), "what has not ended is kept");
 });
 
+test("a question too long to be kept drives no other out", () => {
+  const s = storage(), h = new History(s);
+  const small = ask(h, 1, ["a"]), large = ask(h, 2, ["a"], { query: "y".repeat(5e6) });
+  for (const q of [small, large]) {
+    Object.assign(q.columns[0], { state: "failed", error: { code: "request_too_large", message: "" } });
+    h.keep(q.columns[0]);
+  }
+  assert.deepEqual(h.of("u"), [large, small]);
+  assert.deepEqual(new History(s).of("u").map((q) => q.id), [small.id]);
+});
+
 test("a full, forbidden or broken storage is no obstacle", () => {
   const full = new History(storage(100));
   const [c] = ask(full, 1, ["a"]).columns;
@@ -273,6 +284,24 @@ test("an answer that was stopped says so", () => {
   assert.match(words.cut(ended("content_filter")), /filter stopped/);
   for (const reason of ["stop", "tool_calls", "refusal", ""]) assert.equal(words.cut(ended(reason)), "");
   assert.equal(words.cut(new Column({ jobId: "j", state: "running" })), "");
+});
+
+test("counts that can't be are said to be doubtful", () => {
+  const tokens = (usage) => words.facts({ result: { duration: 1, tokens: 9, usage, finishReason: "stop", timings: null, verified: true } }).find((f) => f.name === "tokens");
+  const { note, ...fact } = tokens({ input: 3, output: 9, reasoning: 4, doubtful: true });
+  assert.deepEqual(fact, { name: "tokens", value: "3 in, 9 out, 4 reasoning, doubtful", tone: "doubtful" });
+  assert.match(note, /can't be/);
+  assert.deepEqual({ ...tokens({ input: 3, output: 9 }) }, { name: "tokens", value: "3 in, 9 out", tone: undefined, note: undefined });
+});
+
+test("a question that is too large is said to be, sent or not", () => {
+  const error = { code: "request_too_large", message: "the request has 9 bytes, at most 8 are allowed", retryable: false, fault: "caller" };
+  assert.equal(words.oversized(error), "The question is too large: the request has 9 bytes, at most 8 are allowed.");
+  const told = Object.assign(new Told(), { state: "failed", error });
+  const c = new Column({ jobId: "j" });
+  c.follow(told, () => {}); // it has ended already
+  const { title, lines, action } = words.failure(c, 0);
+  assert.deepEqual([c.state, title, lines, action], ["failed", "The question is too large", ["The request has 9 bytes, at most 8 are allowed"], "again"]);
 });
 
 test("words and figures", () => {

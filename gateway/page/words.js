@@ -80,6 +80,9 @@ export function failure(c, now) {
   return { calm: false, title: titles[e.code] ?? faults[e.fault] ?? "There is no answer", lines: lines.filter(Boolean), code: e.code, retryable: e.retryable, action, wait };
 }
 
+// oversized says that a question was not sent, by the client's error.
+export const oversized = (e) => `${titles.request_too_large}: ${e.message}.`;
+
 // cut says that a model was stopped before it had said all: the answer is whole as
 // it was given, and yet not the whole.
 export function cut(c) {
@@ -102,15 +105,15 @@ export function spans(c) {
   return [{ kind: "queued", name: "queued", ms: t.queued }, { kind: "first", name: "first chunk", ms: first }, { kind: "stream", name: "streaming", ms: t.total - first }];
 }
 
-// facts tell how an answer was made: {name, value, tone}.
+// facts tell how an answer was made: {name, value, tone, note}.
 export function facts(c) {
   const r = c.result;
   const all = [];
-  const add = (name, value, tone) => value && all.push({ name, value: String(value), tone });
+  const add = (name, value, tone, note) => value && all.push({ name, value: String(value), tone, note });
   if (!r) return all;
   add("time", ms(r.duration));
   const u = r.usage;
-  if (u) add("tokens", `${u.input} in, ${u.output} out` + (u.reasoning ? `, ${u.reasoning} reasoning` : "") + (u.cacheRead ? `, ${u.cacheRead} cached` : ""));
+  if (u) add("tokens", `${u.input} in, ${u.output} out` + (u.reasoning ? `, ${u.reasoning} reasoning` : "") + (u.cacheRead ? `, ${u.cacheRead} cached` : "") + (u.doubtful ? ", doubtful" : ""), ...(u.doubtful ? ["doubtful", "The provider told counts that can't be: these are the most that can."] : []));
   else if (r.tokens) add("tokens", r.tokens);
   const streaming = r.timings ? r.timings.total - r.timings.firstChunk : 0;
   if (r.tokens && streaming > 50) {

@@ -3,9 +3,9 @@
  * `limited`, `unavailable` or `truncated`: whatever `model:error:v1` says.
  *
  * - `invalid_payload`, `query_missing`, `query_too_long`, `request_too_large`, `unknown_model`, `invalid_job_id`:
- *   the gateway refuses the question.
+ *   the gateway refuses the question. What is too large for it is not even sent, as far as it has told its limit.
  * - `not_found`: there is no such job, or it is somebody else's, or its record has expired.
- * - `unauthorized`: the gateway doesn't accept the token.
+ * - `unauthorized`: the gateway doesn't accept the token, or it is too large.
  * - `limit_reached`, `rate_limited`, `too_many_jobs`, `too_many_connections`: more than we may have at a time.
  * - `unavailable`, `internal`: the gateway can't now.
  * - `too_slow`: the connection didn't take what it watched. It is made again, and goes on where it was.

@@ -2,11 +2,13 @@ import { io, type Socket } from "socket.io-client";
 import { Answer, type Owner } from "./answer.js";
 import { SluiceError, errorFrom } from "./errors.js";
 import { isObject, jobEvents, number, text, type Data, type Delta } from "./events.js";
+import { onLimit, sizeOf, tooLarge } from "./limit.js";
 import { Listeners } from "./listeners.js";
 import type { ConnectOptions, Connection, Model, SluiceEvents } from "./options.js";
 import { newJobId, payloadOf, type AskOptions, type Question } from "./questions.js";
 import { Shelf } from "./shelf.js";
 import { defaultStorage, type Saved } from "./storage.js";
+import { cutFor, newTask, starts, type Task } from "./task.js";
 
 // Bounds of what is held and tried.
 const keptFinished = 100; // finished answers that `answers` still lists
@@ -15,20 +17,6 @@ const maxRefusals = 5; // tokens in a row that the gateway doesn't accept
 
 // Codes with which a gateway ends a connection that may be made again.
 const partings = new Set<string>(["unavailable", "too_slow", "too_many_connections"]);
-
-/** What is to be done about one answer. */
-interface Task {
-  answer: Answer;
-  /** To send until the gateway accepts it; undefined: the job exists. */
-  request: Data | undefined;
-  sent: boolean; // the request may have reached the gateway
-  cancel: boolean; // the job is to be cancelled
-  busy: number; // the connection in which an event waits for its ack, 0: none
-  missed: boolean; // frames were found missing meanwhile
-  gaps: number; // without a frame in between
-  tries: number; // without an ack in between
-  timer: ReturnType<typeof setTimeout> | undefined;
-}
 
 /**
  * A connection to a gateway, and the answers that come over it. Made by `connect`. A lost connection is made again
@@ -45,6 +33,7 @@ export class Sluice {
   readonly #maxLength: number;
   #connection: Connection = "connecting";
   #turn = 0; // counts connections
+  #limit = Infinity; // bytes of a message, says the gateway
   #user = "";
   #models: readonly Model[] = [];
   #defaultModel = "";
@@ -75,7 +64,8 @@ export class Sluice {
       auth: (give: (auth: object) => void) => void this.#authenticate(give),
     };
     this.#socket = url === undefined ? io(socket) : io(url, socket);
-    this.#socket.on("disconnect", (reason) => this.#disconnected(reason));
+    onLimit(this.#socket.io, (limit) => (this.#limit = limit));
+    this.#socket.on("disconnect", (reason, details) => this.#disconnected(reason, details));
     this.#socket.on("connect_error", (error) => this.#notConnected(error));
     this.#socket.on("connected", (hello) => this.#greeted(hello));
     this.#socket.on("models:v1", (news) => this.#listed(news));
@@ -133,6 +123,12 @@ export class Sluice {
     return answer;
   }
 
+  /** Why `ask` would fail at once: the question is too large for the gateway. Null if it isn't, or if its limit is not known before the first connection. */
+  tooLarge(question: string | Question, more: AskOptions = {}): SluiceError | null {
+    const { payload, options } = payloadOf(question, more);
+    return this.#tooLarge([starts, { ...payload, jobId: options.jobId ?? newJobId() }]) ?? null;
+  }
+
   /** Follows a job that exists: all of it, or what comes after `lastSeq`, where `text` (and `deltas`) is what came before. A job that this client knows gives the answer that it has. */
   resume(jobId: string, from: { lastSeq?: number; text?: string; deltas?: Delta[]; key?: string } = {}): Answer {
     const known = this.#answers.get(jobId);
@@ -171,7 +167,7 @@ export class Sluice {
   }
 
   #task(answer: Answer, request: Data | undefined, sent: boolean): Task {
-    const task: Task = { answer, request, sent, cancel: false, busy: 0, missed: false, gaps: 0, tries: 0, timer: undefined };
+    const task = newTask(answer, request, sent);
     this.#tasks.set(answer.jobId, task);
     return task;
   }
@@ -215,6 +211,7 @@ export class Sluice {
     task.missed = false;
     const { jobId, seq } = answer;
     const then = (handle: (ack: Data) => void) => (ack: Data | null) => {
+      if (ack) task.way = 0;
       if (answer.over || this.#turn !== turn) return; // another connection has taken over
       task.busy = 0;
       if (ack?.ok === true) {
@@ -229,7 +226,8 @@ export class Sluice {
       this.#emit("task:cancel:v1", { jobId }, then((ack) => this.#accepted(task, ack)));
     } else {
       task.sent = true;
-      this.#emit("search:start:v1", task.request, then((ack) => this.#accepted(task, ack)));
+      task.way = turn;
+      this.#emit(starts, task.request, then((ack) => this.#accepted(task, ack)));
     }
   }
 
@@ -339,11 +337,19 @@ export class Sluice {
 
   // ---- the connection ----
 
-  /** Sends an event. then gets the ack at once, before any event that comes after it, or null: there was none in time. */
+  /** Sends an event. then gets the ack at once, before any event that comes after it, or null: there was none in time. What is too large is refused here, as the gateway would if it could read it. */
   #emit(event: string, payload: Data, then: (ack: Data | null) => void): void {
+    const error = this.#tooLarge([event, payload]);
+    if (error) return then({ ok: false, error });
     this.#socket.timeout(this.#options.ackTimeout ?? 10_000).emit(event, payload, (late: Error | null, ack: unknown) => {
       then(!late && isObject(ack) ? ack : null);
     });
+  }
+
+  #tooLarge(data: unknown): SluiceError | undefined {
+    if (this.#limit === Infinity) return undefined;
+    const size = sizeOf(data);
+    return size > this.#limit ? tooLarge(size, this.#limit) : undefined;
   }
 
   #is(connection: Connection): void {
@@ -372,9 +378,10 @@ export class Sluice {
     }
   }
 
-  #disconnected(reason: string): void {
+  #disconnected(reason: string, details: unknown): void {
     if (reason === "io client disconnect") return this.#is("offline"); // it was closed by us
     const pause = this.#trouble?.retryAfterMs;
+    const cut = this.#connection === "online" && !this.#trouble && reason.startsWith("transport");
     this.#trouble ??= new SluiceError("offline", `the connection was lost: ${reason}`);
     this.#is("offline");
     if (reason === "io server disconnect" && this.#refusal) this.#refused();
@@ -382,6 +389,7 @@ export class Sluice {
       this.#socket.disconnect(); // it would come back by itself, and not when the gateway says
       this.#connectAfter(pause);
     } else if (reason === "io server disconnect") this.#connectAfter(1000);
+    if (cut) cutFor([...this.#tasks.values()], this.#turn, details);
   }
 
   #notConnected(error: Error & { data?: unknown }): void {
@@ -389,7 +397,7 @@ export class Sluice {
     if (this.#socket.active) {
       this.#trouble = new SluiceError("offline", `no connection: ${error.message}`);
       this.#is("offline");
-    } else if (said?.code === "unauthorized" || /authentication/i.test(error.message)) {
+    } else if (said?.code === "unauthorized" || said?.code === "request_too_large" || /authentication/i.test(error.message)) {
       this.#refusal = errorFrom({ ...said, code: "unauthorized", message: error.message });
       this.#refused();
     } else {
@@ -434,7 +442,12 @@ export class Sluice {
       this.#refused();
       return;
     }
-    if (this.#connection !== "closed") give(credentials);
+    if (this.#connection === "closed") return;
+    const error = this.#tooLarge(credentials);
+    if (!error) return give(credentials);
+    this.#refusal = new SluiceError("unauthorized", `the token is too large: ${error.message}`);
+    this.#socket.disconnect();
+    this.#refused();
   }
 
   /** The session ends soon: give it a new token if there is one. Without, it is refused in its time. */

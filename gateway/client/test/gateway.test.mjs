@@ -62,6 +62,59 @@ test("one gateway: asking, deltas, errors, cancelling, two tabs, a network that 
     await assert.rejects(sluice.ask(words(9), echo(1, { error: { kind: "invalid", after: 2, fault: "upstream" } })).done, code("invalid", "upstream"));
   });
 
+  for (const transports of [["websocket"], ["polling"]]) {
+    await t.test(`what is too large is refused, and cuts no connection: ${transports}`, async (t) => {
+      const sluice = client(t, url, { transports });
+      const early = sluice.ask("e".repeat(5e6)); // before the limit is known
+      await assert.rejects(early.done, { code: "request_too_large" });
+      const states = [];
+      sluice.on("connection", (state) => states.push(state));
+      const other = sluice.ask(words(40), echo(10));
+      await until(other, () => other.text !== "");
+      const question = { messages: [{ role: "user", content: "y".repeat(5e6) }] };
+      const large = sluice.ask(question);
+      await assert.rejects(large.done, ({ name, code, message, retryable, fault }) => {
+        assert.deepEqual([name, code, retryable, fault], ["SluiceError", "request_too_large", false, "caller"]);
+        assert.match(message, /^the request has 5000\d{3} bytes, at most 4259840 are allowed$/);
+        return true;
+      });
+      assert.equal(sluice.tooLarge(question).message, large.error.message);
+      for (const [query, told] of [
+        ["\u00fc".repeat(2.2e6), true], ["\u{1f30a}".repeat(1.1e6), true], ["\ud83c".repeat(0.8e6), true], // in bytes, as it is sent
+        ["y".repeat(4.2e6), false], // the gateway reads it, and refuses it itself
+      ]) {
+        assert.equal(sluice.tooLarge(query) !== null, told);
+        await assert.rejects(sluice.ask({ messages: [{ role: "user", content: query }] }).done, { code: "request_too_large" });
+      }
+      assert.equal(sluice.tooLarge("y".repeat(4e6)), null);
+      assert.deepEqual([(await other.done).text, states, sluice.answers.filter((a) => !a.over)], [words(40), [], []]);
+    });
+  }
+
+  await t.test("a question for which something between cuts the connection is given up, others go on", async (t) => {
+    const network = await proxy(t, port, { most: 400_000 });
+    const sluice = client(t, network.url, { transports: ["websocket"] });
+    const running = sluice.ask(words(150), echo(20));
+    await until(running, () => running.text !== "");
+    const ask = (content) => sluice.ask({ messages: [{ role: "user", content }], ...echo(0) });
+    const large = ask("y".repeat(600_000)), small = ask(words(20)), whole = ask("w".repeat(100_000));
+    await assert.rejects(large.done, { code: "request_too_large", message: /^the request has 600\d{3} bytes, and the connection was cut 2 times while it was sent$/ });
+    assert.equal(network.cuts, 2);
+    for (const [answer, said] of [[small, words(20)], [whole, "w".repeat(100_000)], [running, words(150)]]) {
+      const { text, verified } = await answer.done;
+      assert.deepEqual([text, verified], [said, true]);
+    }
+    assert.equal(network.cuts, 2);
+  });
+
+  await t.test("a token that is too large is not sent for ever", async (t) => {
+    const fixed = client(t, url, { auth: "t".repeat(5e6) });
+    await assert.rejects(fixed.ask("x").done, { code: "unauthorized", message: /^the token is too large: the request has 5000\d{3} bytes, at most 4259840 are allowed$/ });
+    assert.equal(fixed.connection, "refused");
+    const other = client(t, url, { auth: (refused) => (refused ? "small" : "t".repeat(5e6)) });
+    assert.equal((await other.ask(words(3), echo(0)).done).text, words(3));
+  });
+
   await t.test("cancelling stops it, with a receipt", async (t) => {
     const answer = client(t, url).ask("on and on", echo(20, { tokens: 100_000 }));
     await until(answer, () => answer.text.length > 10);

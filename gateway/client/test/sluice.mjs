@@ -93,10 +93,10 @@ export async function redisServer(t) {
 }
 
 // proxy is a network between a client and a port: it can be cut, and stay away. A function in place of the port is asked
-// for each connection, as a load balancer would be.
-export async function proxy(t, port) {
+// for each connection, as a load balancer would be. A connection that carries more than most bytes to the port is cut.
+export async function proxy(t, port, { most = Infinity } = {}) {
   const pairs = new Set();
-  let away = false;
+  let away = false, cuts = 0;
   const server = createServer((near) => {
     if (away) return void near.destroy();
     const far = dial(typeof port === "function" ? port() : port, "127.0.0.1");
@@ -107,6 +107,13 @@ export async function proxy(t, port) {
       for (const s of pair) s.destroy();
     };
     for (const s of pair) s.on("error", drop).on("close", drop);
+    let carried = 0;
+    near.on("data", (bytes) => {
+      carried += bytes.length;
+      if (carried <= most) return;
+      cuts++;
+      for (const s of pair) s.resetAndDestroy();
+    });
     near.pipe(far).pipe(near);
   });
   server.listen(0, "127.0.0.1");
@@ -116,6 +123,7 @@ export async function proxy(t, port) {
   return {
     url: `http://127.0.0.1:${server.address().port}`,
     cut,
+    get cuts() { return cuts; }, // for what was carried
     away(yes) { away = yes; if (yes) cut(); },
     to(p) { port = p; },
   };

@@ -315,6 +315,53 @@ test("a token that is refused: another is tried, or everything fails and is kept
   await rejects(gaveUp.ask("x").done, "unauthorized");
 });
 
+test("data of the handshake that are too large are not sent again", async (t) => {
+  const gateway = await new Script().listen();
+  t.after(() => gateway.close());
+  let n = 0;
+  gateway.admit = () => (n++, { code: "request_too_large", message: "the data have 20000 bytes" });
+  const sluice = connect(gateway.url, { ...quick, auth: "large" });
+  t.after(() => sluice.close());
+  await rejects(sluice.ask("x").done, "unauthorized", { message: "the data have 20000 bytes" });
+  assert.deepEqual([sluice.connection, sluice.trouble.code, n], ["refused", "unauthorized", 1]);
+});
+
+for (const [how, transport, cut] of [
+  ["WebSocket's close code says so", "websocket", (socket) => socket.conn.transport.socket.close(1009)],
+  ["the status of the POST says so", "polling", () => {}],
+]) {
+  test(`a question that is too large for its way is given up at once when ${how}`, async (t) => {
+    const { gateway, sluice } = await setup(t, {
+      "search:start:v1": ({ jobId, query }, socket) => {
+        if (query === "small" && gateway.sockets.length === 1) return undefined; // on its way, too
+        if (query !== "small") return void cut(socket);
+        return queued((s, f) => send(s, f.start(), f.chunk("in"), f.complete()))({ jobId }, socket);
+      },
+    }, { transports: [transport] });
+    gateway.connected = (socket) => { if (transport === "polling") socket.conn.transport.maxHttpBufferSize = 100_000; }; // other than its handshake says
+    const small = sluice.ask("small");
+    await gateway.until("search:start:v1");
+    await rejects(sluice.ask("x".repeat(200_000)).done, "request_too_large", { message: "the request has 200098 bytes, and the connection was cut for its size", retryable: false, fault: "caller" });
+    assert.equal((await small.done).text, "in");
+    assert.deepEqual(gateway.heard.map((h) => h.payload.query.length), transport === "polling" ? [5, 5] : [5, 200_000, 5]);
+  });
+}
+
+test("a question that is not large is sent again however often the connection is lost, and one that was heard is not blamed", async (t) => {
+  const { gateway, sluice } = await setup(t, {
+    "search:start:v1": ({ jobId, query }, socket) => {
+      if (gateway.sockets.length > 4) return queued((s, f) => send(s, f.start(), f.chunk("in"), f.complete()))({ jobId }, socket);
+      if (query !== "small") send(socket, frames(jobId).start()); // no ack
+      socket.starts = (socket.starts ?? 0) + 1;
+      if (socket.starts === 2) socket.conn.close();
+      return undefined;
+    },
+  });
+  const answers = [sluice.ask("small"), sluice.ask("x".repeat(100_000))];
+  for (const answer of answers) assert.equal((await answer.done).text, "in");
+  assert.equal(gateway.sockets.length, 5);
+});
+
 test("a session that ends is renewed, on the live socket or by a new one", async (t) => {
   const tokens = [];
   const { gateway, sluice } = await setup(t, { "auth:renew:v1": () => ({ ok: true }), "job:resume:v1": resumed((s, { jobId }) => { const f = frames(jobId); send(s, f.start(), f.chunk("on"), f.complete()); }), "search:start:v1": queued() },
