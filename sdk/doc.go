@@ -14,7 +14,7 @@
 // answer is whole, an error that it is not. Errors have a [Kind], which tells the host what to do
 // next, and a [Fault]; both survive the way to the host.
 //
-// HTTP goes through [Do], [PostSSE] and [PostLines]. They reach only what the plugin's manifest
+// HTTP goes through [Do], [DoJSON], [PostSSE] and [PostLines]. They reach only what the plugin's manifest
 // allows, and a header value may hold ${secret:NAME}: the host puts the value in on the way out,
 // and the plugin never sees it.
 package sdk

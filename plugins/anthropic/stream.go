@@ -142,9 +142,9 @@ func (e *wireEvent) known() bool {
 	return false
 }
 
-// say emits a chunk of the answer. After the first of them follows what is known of the usage: before
-// it, it would be taken for the first sign of an answer, and at the end an answer that is cancelled
-// would have none.
+// say emits a chunk of the answer. After the first of them follows what is known of the usage: with any
+// chunk before it the host's limit of silence would begin, while the model may think long before it
+// says anything, and at the end an answer that is cancelled would have none.
 func (s *stream) say(c sdk.Chunk) error {
 	if s.finished {
 		return nil // there is no more to an answer that has finished
