@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicehq/sluice/proto/job"
@@ -24,6 +25,7 @@ type seats struct {
 	shared  *job.Seats
 	log     *slog.Logger
 	metrics *metrics
+	beaten  atomic.Bool // there was a heartbeat: before it the others take this gateway for gone
 
 	mu     sync.Mutex
 	away   time.Time // until then Redis isn't asked: it has just not answered
@@ -75,6 +77,12 @@ func (s *seats) take(ctx context.Context, owner string, most int, gone <-chan st
 	s.mu.Unlock()
 	if here > most {
 		return nil, tooManySockets(most)
+	}
+	if !away && !s.beaten.Load() {
+		s.beat(ctx)
+		s.mu.Lock()
+		away = time.Now().Before(s.away)
+		s.mu.Unlock()
 	}
 	if !away {
 		limited, cancel := context.WithTimeout(ctx, seatPatience)
@@ -223,6 +231,9 @@ func (s *seats) beat(ctx context.Context) {
 	defer cancel()
 	known, err := s.shared.Beat(limited)
 	s.answered(ctx, err)
+	if err == nil {
+		s.beaten.Store(true)
+	}
 	if err == nil && !known {
 		s.markAll() // Redis has forgotten, or the others have
 	}

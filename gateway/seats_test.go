@@ -181,3 +181,20 @@ func TestSeatsWithoutRedis(t *testing.T) {
 		t.Errorf("room after the end: %v, %v", room, err)
 	}
 }
+
+// A gateway that has just begun is none that has gone: what it says of its first
+// sockets counts.
+func TestSeatsOfANewGateway(t *testing.T) {
+	rdb := memoryRedis(t)
+	open := make(chan struct{})
+	begin := func() *seats {
+		return newCore(t.Context(), Options{Config: hsConfig(), Redis: rdb, Log: testLog(t)}, openDoor{}).seats
+	}
+	one, two := begin(), begin()
+	if _, err := one.take(t.Context(), "ada", 1, open); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.take(t.Context(), "ada", 1, open); asRefused(err).Code != codeTooManySockets {
+		t.Errorf("a second connection: %v", err)
+	}
+}
