@@ -2,12 +2,16 @@ package gateway
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,4 +146,84 @@ func TestSlowReadersHoldUpNobody(t *testing.T) {
 	if res.StatusCode != http.StatusOK {
 		t.Errorf("status %d", res.StatusCode)
 	}
+}
+
+// logReads counts the pages that are read from logs.
+type logReads struct{ n atomic.Int64 }
+
+func (*logReads) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l *logReads) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, c redis.Cmder) error {
+		l.see(c)
+		return next(ctx, c)
+	}
+}
+
+func (l *logReads) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, all []redis.Cmder) error {
+		for _, c := range all {
+			l.see(c)
+		}
+		return next(ctx, all)
+	}
+}
+
+func (l *logReads) see(c redis.Cmder) {
+	if c.Name() == "xrange" {
+		l.n.Add(1)
+	}
+}
+
+// A client that takes nothing and resumes, again and again and many jobs, has the
+// gateway hold a few pages, and no reader for each time; then it gets everything.
+func TestResumingWithoutReading(t *testing.T) {
+	rdb := memoryRedis(t)
+	reads := &logReads{}
+	rdb.AddHook(reads)
+	host := newHost(t, rdb)
+	c := newCore(t.Context(), Options{Config: testConfig(), Redis: rdb, Log: quiet(t)}, openDoor{})
+	w := &fakeWire{}
+	s := c.open(identity{User: anonymous}, w)
+	var ids []string
+	for i := range 20 {
+		id := fmt.Sprint("job-", i)
+		j := job.Job{ID: id, User: anonymous, Query: "x", Models: []string{"echo"}}
+		if _, _, err := host.store.Create(t.Context(), j); err != nil {
+			t.Fatal(err)
+		}
+		a := host.begin(id, 1)
+		host.chunks(a, "text")
+		host.complete(a)
+		ids = append(ids, id)
+	}
+	w.mu.Lock()
+	w.stalled = true
+	w.mu.Unlock()
+	w.waiting.Store(int64(s.box.limit)) // the client is far behind
+	before := runtime.NumGoroutine()
+	reads.n.Store(0)
+	for range 20 {
+		for _, id := range ids {
+			_, after, err := s.resumeJob(t.Context(), request{JobID: id, Payload: []byte(`{}`)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			after()
+		}
+	}
+	if n := runtime.NumGoroutine() - before; n > len(ids)+20 {
+		t.Errorf("%d goroutines for %d jobs", n, len(ids))
+	}
+	if n := reads.n.Load(); n > maxHeld {
+		t.Errorf("%d pages were read for a client that takes nothing", n)
+	}
+	w.drain()
+	for _, id := range ids {
+		want := `"jobId":"` + id + `"`
+		eventually(t, "the end of "+id, func() bool {
+			return slices.ContainsFunc(w.of(job.EventComplete), func(data string) bool { return strings.Contains(data, want) })
+		})
+	}
+	s.end("test")
 }

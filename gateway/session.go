@@ -45,6 +45,8 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	pages chan struct{} // taken while a page of a log is read and sent
+
 	mu      sync.Mutex
 	closed  bool
 	watches map[string]*watch
@@ -58,7 +60,7 @@ func (s *session) who() identity { return *s.identity.Load() }
 // open begins the session of an admitted socket and greets it. It returns nil
 // when that can't be; then the socket has been told why.
 func (c *core) open(who identity, w wire) *session {
-	s := &session{c: c, opened: time.Now().UnixMilli(), owner: who.owner(), wire: w, watches: map[string]*watch{}}
+	s := &session{c: c, opened: time.Now().UnixMilli(), owner: who.owner(), wire: w, watches: map[string]*watch{}, pages: make(chan struct{}, maxHeld)}
 	s.identity.Store(&who)
 	s.log = slog.New(sessionLog{s})
 	s.ctx, s.cancel = context.WithCancel(c.ctx)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,9 +11,10 @@ import (
 )
 
 // maxPage is how many frames are read from the log at once for one socket that
-// catches up; the pauses are those between two tries to read it.
+// catches up, and maxHeld for how many of its jobs at a time; the pauses are those between two tries to read it.
 const (
 	maxPage  = 1000
+	maxHeld  = 4
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
 )
@@ -39,6 +41,8 @@ type watch struct {
 	turn int
 	over bool   // the terminal frame was sent, or the watch was left
 	stop func() // ends the live feed of this turn, nil while catching up
+	// reading says that catchUp is at work: it takes up a turn that begins meanwhile.
+	reading bool
 
 	job     string
 	user    string // the job's, as events name it
@@ -57,11 +61,12 @@ func (w *watch) begin() {
 	}
 	w.turn = 1
 	w.s.c.lobby.enter(w, w.seq == 0)
-	w.mu.Unlock()
 	if w.from > 0 {
-		w.s.spawn(func(ctx context.Context) { w.catchUp(ctx, 1) })
+		w.read()
+		w.mu.Unlock()
 		return
 	}
+	w.mu.Unlock()
 	w.goLive(1)
 }
 
@@ -76,15 +81,24 @@ func (w *watch) resume(seq int64) bool {
 	}
 	w.turn++
 	w.seq = seq
-	turn, stop := w.turn, w.stop
+	stop := w.stop
 	w.stop = nil
 	w.s.c.lobby.enter(w, seq == 0)
+	w.read()
 	w.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
-	w.s.spawn(func(ctx context.Context) { w.catchUp(ctx, turn) })
 	return true
+}
+
+// read begins to catch up, unless somebody does: a client that resumes again and
+// again has one reader. w.mu is held.
+func (w *watch) read() {
+	if !w.reading {
+		w.reading = true
+		w.s.spawn(w.catchUp)
+	}
 }
 
 // end leaves the job. No frame is sent after it.
@@ -158,36 +172,36 @@ func (w *watch) Frames(turn int, frames []job.Frame) {
 	}
 	m.behind.Inc()
 	w.turn++
-	next, stop := w.turn, w.stop
+	stop := w.stop
 	w.stop = nil
+	w.read()
 	w.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
-	w.s.spawn(func(ctx context.Context) { w.catchUp(ctx, next) })
 }
 
-// catchUp reads the log page by page, each when the client has taken the one
-// before, and goes live behind the last.
-func (w *watch) catchUp(ctx context.Context, turn int) {
-	page, pause := maxPage, minPause
-	backlog := false
-	for {
+// catchUp reads the log for the watch's turn, and for those that begin meanwhile.
+func (w *watch) catchUp(ctx context.Context) {
+	for again := true; again; {
 		w.mu.Lock()
-		seq, current := w.seq, w.turn == turn && !w.over
+		turn := w.turn
 		w.mu.Unlock()
-		if !current {
-			return
-		}
-		frames, st, err := w.s.c.store.Read(ctx, w.job, seq, page)
+		w.readLog(ctx, turn)
+		w.mu.Lock()
+		again = w.turn != turn && !w.over && ctx.Err() == nil
+		w.reading = again
+		w.mu.Unlock()
+	}
+}
+
+// readLog reads the log page by page, each when the client has taken the one
+// before, and goes live behind the last.
+func (w *watch) readLog(ctx context.Context, turn int) {
+	pause := minPause
+	for p := (pages{size: maxPage}); ; {
+		on, err := w.sendPage(ctx, turn, &p)
 		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, job.ErrNotFound) || errors.Is(err, job.ErrGone):
-			w.s.complain(complaint{refused: *refuse(codeNotFound, "the job is gone"), JobID: w.job})
-			w.end()
-			w.s.forget(w)
-			return
 		case err != nil:
 			// The client was told that it will get every frame: keep trying
 			// for as long as it is there.
@@ -196,35 +210,76 @@ func (w *watch) catchUp(ctx context.Context, turn int) {
 				return
 			}
 			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		if len(frames) == 0 && st.State.Terminal() && seq >= st.Seq {
-			w.finish(turn)
+		case !on:
 			return
-		}
-		whole := len(frames) < page
-		page = w.nextPage(frames)
-		if backlog = backlog || len(frames) > mergeOver; backlog {
-			frames = job.Merge(frames, w.s.mergeSize())
-		}
-		for len(frames) > 0 {
-			if err := w.box.room(ctx, len(frames[0].Data), w.s.c.stall); err != nil {
-				if errors.Is(err, errStalled) {
-					w.s.tooSlow()
-				}
-				return
-			}
-			var on bool
-			if frames, on = w.send(turn, frames); !on {
-				return
-			}
-		}
-		if whole {
-			w.goLive(turn)
-			return
+		default:
+			pause = minPause
 		}
 	}
+}
+
+// pages is how one turn reads the log.
+type pages struct {
+	size    int  // of the next one, in frames
+	backlog bool // it is long: chunks are merged
+}
+
+// sendPage reads the next page and sends it. A few pages at a time are held for a
+// socket, however many jobs it watches. False means that this turn is live, or has
+// ended; an error, that the log can't be read now.
+func (w *watch) sendPage(ctx context.Context, turn int, p *pages) (on bool, err error) {
+	select {
+	case w.s.pages <- struct{}{}:
+		defer func() { <-w.s.pages }()
+	case <-ctx.Done():
+		return false, nil
+	}
+	w.mu.Lock()
+	seq, current := w.seq, w.turn == turn && !w.over
+	w.mu.Unlock()
+	if !current {
+		return false, nil
+	}
+	frames, st, err := w.s.c.store.Read(ctx, w.job, seq, p.size)
+	switch {
+	case ctx.Err() != nil:
+		return false, nil
+	case errors.Is(err, job.ErrNotFound) || errors.Is(err, job.ErrGone):
+		w.s.complain(complaint{refused: *refuse(codeNotFound, "the job is gone"), JobID: w.job})
+		w.end()
+		w.s.forget(w)
+		return false, nil
+	case err != nil:
+		return true, err
+	}
+	if len(frames) == 0 && st.State.Terminal() && seq >= st.Seq {
+		w.finish(turn)
+		return false, nil
+	}
+	whole := len(frames) < p.size
+	if p.size = w.nextPage(frames); p.size < len(frames) { // larger than thought: the rest is read again
+		frames, whole = slices.Clone(frames[:p.size]), false
+	}
+	if p.backlog = p.backlog || len(frames) > mergeOver; p.backlog {
+		frames = job.Merge(frames, w.s.mergeSize())
+	}
+	for len(frames) > 0 {
+		if err := w.box.room(ctx, len(frames[0].Data), w.s.c.stall); err != nil {
+			if errors.Is(err, errStalled) {
+				w.s.tooSlow()
+			}
+			return false, nil
+		}
+		var on bool
+		if frames, on = w.send(turn, frames); !on {
+			return false, nil
+		}
+	}
+	if whole {
+		w.goLive(turn)
+		return false, nil
+	}
+	return true, nil
 }
 
 // nextPage says how many frames to read next, so that a page of large frames
