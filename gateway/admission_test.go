@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -310,4 +312,70 @@ func TestPacer(t *testing.T) {
 			t.Errorf("%d users remembered", len(p.users))
 		}
 	})
+}
+
+// far is a connection from an address.
+type far struct {
+	net.Conn
+	from   string
+	closed bool
+}
+
+func (f *far) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(f.from))
+}
+
+func (f *far) Close() error {
+	f.closed = true
+	return nil
+}
+
+// One address can't open connections without end that are never sockets.
+func TestConnectionsThatAreNoSockets(t *testing.T) {
+	for name, test := range map[string]struct {
+		from    string
+		bounded bool
+	}{
+		"far":        {"192.0.2.1:4000", true},
+		"IPv6":       {"[2001:db8::1]:4000", true},
+		"in IPv6":    {"[::ffff:192.0.2.1]:4000", true},
+		"this one":   {"127.0.0.1:4000", false},
+		"IPv6 of it": {"[::1]:4000", false},
+		"a proxy":    {"10.1.2.3:4000", false},
+	} {
+		a := newAdmission(config.Gateway{Proxies: []string{"10.0.0.0/8"}, Limits: config.GatewayLimits{ConnectionsPerAddress: 2}}, newMetrics())
+		var all []*far
+		open := func() *far {
+			f := &far{from: test.from}
+			a.watch(f, http.StateNew)
+			if f.closed {
+				a.watch(f, http.StateClosed)
+			} else {
+				a.watch(f, http.StateActive)
+				a.watch(f, http.StateIdle)
+				all = append(all, f)
+			}
+			return f
+		}
+		for range 2 * plainPerSocket {
+			if open().closed {
+				t.Errorf("%s: the first were closed", name)
+			}
+		}
+		if open().closed != test.bounded || open().closed != test.bounded {
+			t.Errorf("%s: not bounded as it should be", name)
+		}
+		a.watch(all[0], http.StateHijacked)
+		a.watch(all[1], http.StateClosed)
+		all = all[2:]
+		if open().closed {
+			t.Errorf("%s: no room after two have gone", name)
+		}
+		for _, f := range all {
+			a.watch(f, http.StateClosed)
+		}
+		if len(a.plain) != 0 {
+			t.Errorf("%s: %v are left", name, a.plain)
+		}
+	}
 }

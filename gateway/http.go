@@ -58,6 +58,7 @@ func newHTTPServer(c *core, sockets http.Handler) *http.Server {
 	}
 	return &http.Server{
 		Handler:           bounded(secured(c.conf, mux)),
+		ConnState:         c.admission.watch,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,

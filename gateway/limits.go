@@ -62,12 +62,17 @@ type admission struct {
 	metrics *metrics
 
 	mu     sync.Mutex
-	open   map[netip.Prefix]int
+	open   map[netip.Prefix]int // sockets
+	plain  map[netip.Prefix]int // connections that speak HTTP
 	closed bool
 }
 
+// plainPerSocket is how many connections one address may have for each socket that
+// it may have: a page is loaded over several, and a client that polls has two.
+const plainPerSocket = 4
+
 func newAdmission(c config.Gateway, m *metrics) *admission {
-	a := &admission{max: c.Limits.ConnectionsPerAddress, metrics: m, open: map[netip.Prefix]int{}}
+	a := &admission{max: c.Limits.ConnectionsPerAddress, metrics: m, open: map[netip.Prefix]int{}, plain: map[netip.Prefix]int{}}
 	for _, text := range c.Proxies { // valid, see package config
 		if one, err := netip.ParseAddr(text); err == nil {
 			a.proxies = append(a.proxies, netip.PrefixFrom(one.Unmap(), one.Unmap().BitLen()))
@@ -138,15 +143,8 @@ func (a *admission) admit(r *http.Request) (release func(), err error) {
 		a.metrics.refused(codeUnavailable)
 		return nil, &engine.Refusal{Status: http.StatusServiceUnavailable, Message: codeUnavailable + ": this gateway is stopping", RetryAfter: comeBack}
 	}
-	if !known || addr.IsLoopback() || a.max <= 0 {
-		return nil, nil
-	}
-	bits := addr.BitLen()
-	if addr.Is6() {
-		bits = 64 // one customer's network
-	}
-	key, err := addr.Prefix(bits)
-	if err != nil {
+	key, counted := a.key(addr, known)
+	if !counted {
 		return nil, nil
 	}
 	if a.open[key] >= a.max {
@@ -161,6 +159,49 @@ func (a *admission) admit(r *http.Request) (release func(), err error) {
 			delete(a.open, key)
 		}
 	}, nil
+}
+
+// key is what connections of an address are counted by, if they are.
+func (a *admission) key(addr netip.Addr, known bool) (key netip.Prefix, counted bool) {
+	if !known || addr.IsLoopback() || a.max <= 0 {
+		return netip.Prefix{}, false
+	}
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64 // one customer's network
+	}
+	key, err := addr.Prefix(bits)
+	return key, err == nil
+}
+
+// watch counts the connections that are no sockets, and closes those that are too
+// many of one address: they cost little, but whoever opens them pays less still.
+func (a *admission) watch(nc net.Conn, now http.ConnState) {
+	by := 0
+	switch now {
+	case http.StateNew:
+		by = 1
+	case http.StateHijacked, http.StateClosed:
+		by = -1
+	default:
+		return
+	}
+	peer, err := netip.ParseAddrPort(nc.RemoteAddr().String())
+	addr := peer.Addr().Unmap().WithZone("")
+	key, counted := a.key(addr, err == nil)
+	if !counted || a.proxy(addr) {
+		return
+	}
+	a.mu.Lock()
+	n := a.plain[key] + by
+	if a.plain[key] = n; n == 0 {
+		delete(a.plain, key)
+	}
+	a.mu.Unlock()
+	if now == http.StateNew && n > plainPerSocket*a.max {
+		a.metrics.refused(codeTooManySockets)
+		_ = nc.Close() // and is counted off when that is seen
+	}
 }
 
 // close lets nobody in any more.
