@@ -12,9 +12,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
-	"golang.org/x/time/rate"
 
 	"github.com/sluicehq/sluice/config"
 	"github.com/sluicehq/sluice/proto/job"
@@ -79,7 +77,7 @@ func (c credentials) token() string {
 	return c.Query
 }
 
-// authenticator tells who holds a token.
+// authenticator tells who holds a token. A *refused says that it can't be told now.
 type authenticator interface {
 	identify(ctx context.Context, c credentials) (identity, error)
 }
@@ -113,28 +111,14 @@ func newAuthenticator(ctx context.Context, c config.Auth, log *slog.Logger) (aut
 		if c.JWKSURL == "" {
 			return nil, errors.New("gateway.auth.jwks_url: empty: gateway.auth.mode jwt needs the address of a JWKS")
 		}
-		// A token with a key id nobody has seen asks for a refresh, at most
-		// once in ten seconds: key rotation without a wait, and no amplifier
-		// for strangers. RateLimitWaitMax bounds the wait for one's turn and
-		// the fetch together; who would wait longer is refused at once.
-		keys, err := keyfunc.NewDefaultOverrideCtx(ctx, []string{c.JWKSURL}, keyfunc.Override{
-			HTTPTimeout:       10 * time.Second,
-			RefreshInterval:   15 * time.Minute,
-			RefreshUnknownKID: rate.NewLimiter(rate.Every(10*time.Second), 1),
-			RateLimitWaitMax:  authTimeout / 2,
-			RefreshErrorHandlerFunc: func(url string) func(context.Context, error) {
-				return func(_ context.Context, err error) {
-					log.Error("signing keys could not be fetched", "url", url, "err", err)
-				}
-			},
-		})
+		keys, err := fetchKeys(ctx, c.JWKSURL, log)
 		if err != nil {
 			return nil, fmt.Errorf("gateway.auth.jwks_url: %q: %w", c.JWKSURL, err)
 		}
 		// Only asymmetric methods: a public key must never be taken for an
 		// HMAC secret.
 		options = append(options, jwt.WithValidMethods([]string{"RS256", "ES256", "EdDSA"}))
-		return tokenDoor{parser: jwt.NewParser(options...), key: keys.KeyfuncCtx}, nil
+		return tokenDoor{parser: jwt.NewParser(options...), key: keys.of}, nil
 	}
 	return nil, fmt.Errorf("gateway.auth.mode: %q is unknown: use none, keys, hs256 or jwt", c.Mode)
 }
@@ -190,7 +174,9 @@ func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error
 		return identity{}, errAuth{noToken}
 	}
 	var said claims
-	if _, err := d.parser.ParseWithClaims(token, &said, d.key(ctx)); err != nil {
+	if _, err := d.parser.ParseWithClaims(token, &said, d.key(ctx)); errors.Is(err, errNoKeys) {
+		return identity{}, refuse(codeUnavailable, "the keys that tokens are signed with can't be asked for now: try again").after(keysPause)
+	} else if err != nil {
 		return identity{}, errAuth{refusal(err)}
 	}
 	if err := checkNames(said.Subject, said.Tenant); err != nil {
@@ -216,6 +202,15 @@ func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error
 		id.Expires = said.ExpiresAt.Add(leeway)
 	}
 	return id, nil
+}
+
+// asUnauthorized is what the client is told when it could not be identified. One
+// that nobody could judge is told to come again: the others stay away.
+func asUnauthorized(err error) *refused {
+	if r, ok := errors.AsType[*refused](err); ok {
+		return r
+	}
+	return refuse(codeUnauthorized, "%v", err)
 }
 
 // refusal says why a token was refused, without what only an attacker wants.

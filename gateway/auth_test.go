@@ -9,6 +9,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -225,6 +227,91 @@ func TestKeyRotation(t *testing.T) {
 	}
 }
 
+// A token whose key can't be asked for now is not judged: its holder is told to come
+// again, and not to stay away.
+func TestKeysThatCantBeAsked(t *testing.T) {
+	key, public := rsaKey(t, "k")
+	later, laterPublic := rsaKey(t, "later")
+	url, set, _ := keyServer(t, public)
+	var broken atomic.Bool
+	broken.Store(true)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		res, err := http.Get(url)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer res.Body.Close()
+		_, _ = io.Copy(w, res.Body)
+	}))
+	defer front.Close()
+	conf := testConfig()
+	conf.Auth = config.Auth{Mode: "jwt", JWKSURL: front.URL}
+	begin := func() func(*rsa.PrivateKey, string) string {
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		a, err := newAuthenticator(ctx, conf.Auth, testLog(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(key *rsa.PrivateKey, kid string) string {
+			_, err := a.identify(ctx, credentials{Auth: signed(t, jwt.SigningMethodRS256, key, kid, jwt.MapClaims{"sub": "u"})})
+			if err == nil {
+				return ""
+			}
+			return asUnauthorized(err).Code
+		}
+	}
+	try := begin()
+	for _, kid := range []string{"k", "k", ""} { // asked in vain, and then not asked
+		if code := try(key, kid); code != codeUnavailable {
+			t.Errorf("key %q, no keys yet: %q", kid, code)
+		}
+	}
+	addr, _ := startGateway(t, memoryRedis(t), conf)
+	token := signed(t, jwt.SigningMethodRS256, key, "k", jwt.MapClaims{"sub": "u"})
+	c := dial(t, addr, nil)
+	c.send(`40{"token":"` + token + `"}`)
+	m := c.find("refusal", func(m message) bool { return m.Kind == packetRefusal })
+	if data, _ := m.field(t, "data").(map[string]any); data["code"] != codeUnavailable || data["retryAfterMs"] == nil || strings.Contains(string(m.Data), "uthentication") {
+		t.Errorf("refusal %s", m.Data)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/v1/jobs/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, %v", res.StatusCode, res.Header)
+	}
+
+	try = begin()
+	broken.Store(false)
+	if code := try(key, ""); code != "" { // names no key, and has them asked for all the same
+		t.Errorf("no key id: %q", code)
+	}
+	set(public, laterPublic)
+	if code := try(later, "later"); code != codeUnavailable { // they have just been asked for
+		t.Errorf("a key that is new: %q", code)
+	}
+	try = begin()
+	if code := try(later, "later"); code != "" {
+		t.Errorf("a key that is known: %q", code)
+	}
+	if code := try(key, "none"); code != codeUnauthorized { // asked, and there is none
+		t.Errorf("a key that isn't there: %q", code)
+	}
+}
+
 func TestBadAuthConfiguration(t *testing.T) {
 	for name, test := range map[string]struct {
 		conf config.Auth
@@ -317,6 +404,36 @@ func TestHandshakeRefused(t *testing.T) {
 	}
 	if _, b, err := ws.Read(t.Context()); err != nil || !strings.HasPrefix(string(b), "40{") {
 		t.Errorf("query token: %s %v", b, err)
+	}
+}
+
+// A stranger can't fill the log with refusals.
+func TestRefusalsFillNoLog(t *testing.T) {
+	var lines atomic.Int64
+	log := slog.New(onMessage(func(text string) {
+		if text == "handshake refused" {
+			lines.Add(1)
+		}
+	}))
+	c := newCore(t.Context(), Options{Config: hsConfig(), Redis: memoryRedis(t), Log: log}, shutDoor{})
+	sockets := newSocketServer(c)
+	server := httptest.NewServer(newHTTPServer(c, sockets).Handler)
+	defer server.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- sockets.run(ctx) }()
+	const tries = 500
+	client := dial(t, server.Listener.Addr().String(), nil)
+	for range tries {
+		client.send("40")
+		client.find("refusal", func(m message) bool { return m.Kind == packetRefusal })
+	}
+	if n := lines.Load(); n == 0 || n > tries/2 {
+		t.Errorf("%d lines for %d refusals", n, tries)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -256,3 +256,22 @@ func TestRedisIsAway(t *testing.T) {
 	host.complete(a)
 	c.await("model:complete:v1")
 }
+
+// A job is stored as it was sent: digits are not rounded, and members keep their
+// order, which in a schema is the order of the answer.
+func TestRequestsAreStoredAsTheyCame(t *testing.T) {
+	rdb := memoryRedis(t)
+	host := newHost(t, rdb)
+	addr, _ := startGateway(t, rdb, testConfig())
+	c := connect(t, addr, "")
+	const params = `{"seed":12345678901234567890,"schema":{"reasoning":{"z":1.0,"a":"<&>"},"answer":[]}}`
+	const message = `{"role":"user","name":"b","content":"a"}`
+	wantOK(t, c.ask("search:start:v1", `{"jobId":"j","params": `+params+` ,"messages":[`+message+`]}`))
+	got := host.begin("j", 1).Job
+	if string(got.Params) != params {
+		t.Errorf("params %s", got.Params)
+	}
+	if string(got.Messages) != "["+message+"]" {
+		t.Errorf("messages %s", got.Messages)
+	}
+}

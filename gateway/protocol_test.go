@@ -53,6 +53,13 @@ func echoGateway(t *testing.T) (url string) {
 	return server.URL
 }
 
+// number reads an argument of an event: the gateway has them raw.
+func number(arg any) (n int64) {
+	raw, _ := arg.(json.RawMessage)
+	_ = json.Unmarshal(raw, &n)
+	return n
+}
+
 func echo(s *socket.Socket) {
 	s.Emit("auth", s.Handshake().Auth)
 	s.On("message", func(args ...any) { s.Emit("message-back", args...) })
@@ -62,14 +69,14 @@ func echo(s *socket.Socket) {
 		}
 	})
 	s.On("flood", func(args ...any) {
-		for i := range int(args[0].(float64)) {
+		for i := range number(args[0]) {
 			s.Emit("n", i)
 		}
 		s.Emit("flooded")
 	})
 	var next, wrong atomic.Int64
 	s.On("count", func(args ...any) {
-		if next.Add(1)-1 != int64(args[0].(float64)) {
+		if next.Add(1)-1 != number(args[0]) {
 			wrong.Add(1)
 		}
 	})

@@ -30,7 +30,7 @@ func (s *session) renewAuth(ctx context.Context, req request) (answer, func(), e
 	who, err := s.c.auth.identify(ctx, credentials{Auth: in.Token})
 	if err != nil {
 		s.log.Info("token refused on a live socket", "err", err)
-		return answer{}, nil, refuse(codeUnauthorized, "%v", err)
+		return answer{}, nil, asUnauthorized(err)
 	}
 	if who.owner() != s.owner {
 		return answer{}, nil, refuse(codeUnauthorized, "Authentication failed: the token is another user's; connect again to be somebody else")

@@ -50,8 +50,13 @@ func (c *core) serveJob(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	who, err := c.auth.identify(ctx, credentials{Header: r.Header.Get("Authorization")})
 	if err != nil {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		c.refuseHTTP(w, http.StatusUnauthorized, refuse(codeUnauthorized, "%v", err))
+		refusal := asUnauthorized(err)
+		status := http.StatusServiceUnavailable
+		if refusal.Code == codeUnauthorized {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			status = http.StatusUnauthorized
+		}
+		c.refuseHTTP(w, status, refusal)
 		return
 	}
 	id := r.PathValue("id")

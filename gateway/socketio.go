@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/zishang520/socket.io/v2/socket"
+	"golang.org/x/time/rate"
 
 	"github.com/sluicehq/sluice/gateway/engine"
 )
@@ -47,10 +48,12 @@ type socketServer struct {
 	core   *core
 	io     *socket.Server
 	engine *engine.Server
+	// complaints are rate-limited: strangers must not fill the log. All are counted.
+	complaints *rate.Limiter
 }
 
 func newSocketServer(c *core) *socketServer {
-	s := &socketServer{core: c, io: socket.NewServer(nil, nil)}
+	s := &socketServer{core: c, io: socket.NewServer(nil, nil), complaints: rate.NewLimiter(5, 20)}
 	limits := c.conf.Limits
 	s.engine = engine.New(engine.Options{
 		Log:          c.log,
@@ -62,9 +65,11 @@ func newSocketServer(c *core) *socketServer {
 		MaxConns:     limits.Connections,
 		SocketBuffer: socketBuffer,
 		// Schemas of tools nest deeply; what is too much is decided by size.
-		Limits:  engine.Limits{Depth: 64, Values: 500_000},
-		Admit:   c.admission.admit,
-		Address: c.admission.address,
+		Limits: engine.Limits{Depth: 64, Values: 500_000},
+		// What goes to a provider goes as it came: a schema's members have an order.
+		RawArguments: true,
+		Admit:        c.admission.admit,
+		Address:      c.admission.address,
 		Origin: func(r *http.Request, origin string) bool {
 			return originAllowed(c.conf.Origins, origin, r.Host)
 		},
@@ -101,9 +106,10 @@ func (s *socketServer) admit(sock *socket.Socket, next func(*socket.ExtendedErro
 	defer cancel()
 	who, err := s.core.auth.identify(ctx, cred)
 	if err != nil {
-		s.core.metrics.refused(codeUnauthorized)
-		s.core.log.Info("handshake refused", "address", sock.Handshake().Address, "err", err)
-		next(socket.NewExtendedError(err.Error(), map[string]any{"code": codeUnauthorized}))
+		if s.complaints.Allow() {
+			s.core.log.Info("handshake refused", "address", sock.Handshake().Address, "err", err)
+		}
+		s.refuse(asUnauthorized(err), next)
 		return
 	}
 	conn := engine.ConnOf(sock)
@@ -113,13 +119,21 @@ func (s *socketServer) admit(sock *socket.Socket, next func(*socket.ExtendedErro
 	}
 	seat, err := s.core.seats.take(ctx, who.owner(), s.core.socketsOf(who), conn.Done())
 	if err != nil {
-		over := asRefused(err)
-		s.core.metrics.refused(over.Code)
-		next(socket.NewExtendedError(over.Message, map[string]any{"code": over.Code, "retryAfterMs": over.RetryAfterMs}))
+		s.refuse(asRefused(err), next)
 		return
 	}
 	sock.SetData(admitted{who, seat})
 	next(nil)
+}
+
+// refuse tells a client why it may not come in, and when it may try again.
+func (s *socketServer) refuse(why *refused, next func(*socket.ExtendedError)) {
+	s.core.metrics.refused(why.Code)
+	data := map[string]any{"code": why.Code}
+	if why.RetryAfterMs > 0 {
+		data["retryAfterMs"] = why.RetryAfterMs
+	}
+	next(socket.NewExtendedError(why.Message, data))
 }
 
 // admitted is the data of a socket that may come in.
@@ -186,8 +200,8 @@ func (s *socketServer) recovered(sock *socket.Socket) {
 }
 
 // readEvent takes what a listener is given: name, arguments, and a function if
-// the client wants an answer. An argument that holds bytes becomes null: no
-// event of the gateway takes any.
+// the client wants an answer. Those of an event with attachments are decoded, and
+// one that holds bytes becomes null: no event of the gateway takes any.
 func readEvent(args []any) event {
 	var e event
 	e.Name, _ = args[0].(string)
