@@ -235,21 +235,22 @@ func TestPrioritiesAmongThoseThatWait(t *testing.T) {
 	w := newWorld(t, startServer(t).addr)
 	c := newCrowd()
 	w.host(limited(map[string]int{"p": 1}, 10), provider("p", c.generate))
+	const each = 150 // enough for chance to even out
 	var all []string
-	for i := range 60 {
-		all = append(all, w.create(job.Job{Priority: []string{job.PriorityLow, job.PriorityDefault, job.PriorityHigh}[i/20]}))
+	for i := range 3 * each {
+		all = append(all, w.create(job.Job{Priority: []string{job.PriorityLow, job.PriorityDefault, job.PriorityHigh}[i/each]}))
 	}
-	eventually(t, "them to wait", func() bool { return w.waiting("p") == 59 })
+	eventually(t, "them to wait", func() bool { return w.waiting("p") == 3*each-1 })
 	close(c.hold)
 	sum := map[int]int{} // of the places at which those of a priority began
 	for _, id := range all {
 		w.follow(id, 0).complete()
 	}
 	for at, id := range c.began() {
-		sum[slices.Index(all, id)/20] += at
+		sum[slices.Index(all, id)/each] += at
 	}
 	if sum[2] >= sum[1] || sum[1] >= sum[0] {
-		t.Errorf("high began at %d on average, default at %d, low at %d", sum[2]/20, sum[1]/20, sum[0]/20)
+		t.Errorf("high began at %d on average, default at %d, low at %d", sum[2]/each, sum[1]/each, sum[0]/each)
 	}
 }
 
