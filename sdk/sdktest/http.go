@@ -235,7 +235,7 @@ func (h *httpTable) atOnce(ctx context.Context, t Reporter, p sdk.Provider) {
 }
 
 func (h *httpTable) cancelledAtHead(ctx context.Context, t Reporter, p sdk.Provider) {
-	before := h.Open()
+	before := settled(h.o)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	req := h.script(script{pieces: []string{""}, end: stall, before: func(context.Context, int) { cancel() }})
@@ -246,7 +246,7 @@ func (h *httpTable) cancelledAtHead(ctx context.Context, t Reporter, p sdk.Provi
 // cancelledAtLast cancels when the answer is there but not yet ended. A provider that needs no more
 // has ended by itself.
 func (h *httpTable) cancelledAtLast(ctx context.Context, t Reporter, p sdk.Provider) {
-	before := h.Open()
+	before := settled(h.o)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pieces := h.dialect.Say(words)
@@ -269,7 +269,7 @@ const mostTaken = 64 << 20
 
 // backpressure: while the receiver does not return, the upstream can't get rid of its answer.
 func (h *httpTable) backpressure(ctx context.Context, t Reporter, p sdk.Provider) {
-	before := h.Open()
+	before := settled(h.o)
 	pieces := h.dialect.Say([]sdk.Chunk{sdk.Text("on "), sdk.Text(strings.Repeat("and on ", 600)), stop})
 	req := h.script(script{pieces: pieces[:2], end: repeat})
 	ctx, cancel := context.WithCancel(ctx)
@@ -290,7 +290,7 @@ func (h *httpTable) backpressure(ctx context.Context, t Reporter, p sdk.Provider
 
 // lingers leaves the connection open after a whole answer.
 func (h *httpTable) lingers(ctx context.Context, t Reporter, p sdk.Provider) {
-	before := h.Open()
+	before := settled(h.o)
 	c := Case{Name: "whole", Request: h.script(script{pieces: h.dialect.Say(words), end: stall}), Answer: words}
 	c.Check(t, c.run(ctx, p))
 	upstreamClosed(t, h.o, before)

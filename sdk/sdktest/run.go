@@ -46,7 +46,7 @@ func slowReceiver(ctx context.Context, t Reporter, p sdk.Provider, c Case, varie
 
 // receiverFails wants emit's error back, and no further chunk.
 func receiverFails(ctx context.Context, t Reporter, p sdk.Provider, o Options, req *sdk.Request) {
-	before := open(o)
+	before := settled(o)
 	n := 0
 	err := p.Generate(ctx, req, func(sdk.Chunk) error {
 		n++
@@ -69,7 +69,7 @@ func cancelledBefore(ctx context.Context, t Reporter, p sdk.Provider, req *sdk.R
 }
 
 func cancelledAt(ctx context.Context, t Reporter, p sdk.Provider, o Options, chunk int) {
-	before := open(o)
+	before := settled(o)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n := 0
@@ -85,7 +85,7 @@ func cancelledAt(ctx context.Context, t Reporter, p sdk.Provider, o Options, chu
 
 // cancelledBlocked cancels while emit holds the provider back.
 func cancelledBlocked(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
-	before := open(o)
+	before := settled(o)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	blocked := make(chan struct{})
@@ -105,7 +105,7 @@ func cancelledBlocked(ctx context.Context, t Reporter, p sdk.Provider, o Options
 }
 
 func cancelledSilent(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
-	before := open(o)
+	before := settled(o)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan Transcript, 1)
@@ -124,7 +124,7 @@ func cancelledSilent(ctx context.Context, t Reporter, p sdk.Provider, o Options)
 
 // limitReached is a cancellation with a cause, as a host's time limits are.
 func limitReached(ctx context.Context, t Reporter, p sdk.Provider, o Options) {
-	before := open(o)
+	before := settled(o)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	limit := &sdk.Error{Kind: sdk.Unavailable, Fault: sdk.Upstream, Message: "took too long"}
@@ -150,6 +150,14 @@ func open(o Options) int {
 		return 0
 	}
 	return o.Upstream()
+}
+
+// settled is how many requests the upstream has open when a check begins. That an answer is over may
+// reach the upstream after the provider has returned, so those of earlier checks may still end; the ones
+// that don't soon are left to stay.
+func settled(o Options) int {
+	await(patience/10, func() bool { return open(o) <= o.idle })
+	return open(o)
 }
 
 func upstreamClosed(t Reporter, o Options, before int) {
@@ -188,17 +196,24 @@ func abilities(ctx context.Context, t Reporter, p sdk.Provider, o Options, req *
 
 func eventually(t Reporter, what string, ok func() bool) {
 	t.Helper()
-	end := time.NewTimer(patience)
+	if !await(patience, ok) {
+		buf := make([]byte, 1<<20)
+		t.Errorf("it is still not so that %s\n%s", what, buf[:runtime.Stack(buf, true)])
+	}
+}
+
+// await waits until something is so, but no longer than most.
+func await(most time.Duration, ok func() bool) bool {
+	end := time.NewTimer(most)
 	defer end.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-end.C:
-			buf := make([]byte, 1<<20)
-			t.Errorf("it is still not so that %s\n%s", what, buf[:runtime.Stack(buf, true)])
-			return
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }

@@ -54,6 +54,7 @@ type Options struct {
 	// KeepsGoroutines is set for providers with goroutines of their own between calls.
 	KeepsGoroutines bool
 
+	idle  int     // requests that Upstream counted before the first check
 	extra []extra // of a dialect
 	lists bool    // its upstream can be asked for models
 }

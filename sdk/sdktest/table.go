@@ -111,6 +111,7 @@ func goroutinesEnd(t Reporter, before int) {
 
 // steps lists the checks that o makes possible.
 func steps(p sdk.Provider, o Options) []step {
+	o.idle = open(o)
 	plain := o.Plain
 	if plain.Name == "" {
 		plain.Name = "plain"

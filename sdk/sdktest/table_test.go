@@ -3,6 +3,7 @@ package sdktest
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sluicehq/sluice/sdk"
@@ -84,5 +85,33 @@ func TestCheck(t *testing.T) {
 		if s.name == "same answer twice" {
 			t.Error("answers that may vary are compared")
 		}
+	}
+}
+
+// TestLateEnds: an answer that is over for the provider may not be for its upstream yet. That is not
+// taken for one that the next check has asked for.
+func TestLateEnds(t *testing.T) {
+	var count atomic.Int64
+	count.Store(1) // of an earlier check
+	asked := make(chan struct{})
+	p := sdk.Provider{Generate: func(ctx context.Context, _ *sdk.Request, _ sdk.Emit) error {
+		count.Add(1)
+		defer count.Add(-1)
+		close(asked)
+		<-ctx.Done()
+		return ctx.Err()
+	}}
+	looks := 0
+	o := Options{Silent: &sdk.Request{}, Upstream: func() int {
+		if looks++; looks == 2 {
+			count.Add(-1) // it ends after the first look
+		}
+		return int(count.Load())
+	}}
+	var c collector
+	cancelledSilent(t.Context(), &c, p, o)
+	<-asked
+	if len(c.problems) > 0 {
+		t.Errorf("reported %.300q", c.problems)
 	}
 }
