@@ -2,7 +2,7 @@ import { io, type Socket } from "socket.io-client";
 import { Answer, type Owner } from "./answer.js";
 import { SluiceError, errorFrom } from "./errors.js";
 import { isObject, jobEvents, number, text, type Data, type Delta } from "./events.js";
-import { onLimit, sizeOf, tooLarge } from "./limit.js";
+import { forItsSize, onLimit, sizeOf, tooLarge } from "./limit.js";
 import { Listeners } from "./listeners.js";
 import type { ConnectOptions, Connection, Model, SluiceEvents } from "./options.js";
 import { newJobId, payloadOf, type AskOptions, type Question } from "./questions.js";
@@ -380,6 +380,7 @@ export class Sluice {
 
   #disconnected(reason: string, details: unknown): void {
     if (reason === "io client disconnect") return this.#is("offline"); // it was closed by us
+    if (this.#connection !== "online" && forItsSize(details)) return this.#unfit("the connection was cut for its size"); // nothing else was sent
     const pause = this.#trouble?.retryAfterMs;
     const cut = this.#connection === "online" && !this.#trouble && reason.startsWith("transport");
     this.#trouble ??= new SluiceError("offline", `the connection was lost: ${reason}`);
@@ -445,8 +446,12 @@ export class Sluice {
     if (this.#connection === "closed") return;
     const error = this.#tooLarge(credentials);
     if (!error) return give(credentials);
-    this.#refusal = new SluiceError("unauthorized", `the token is too large: ${error.message}`);
-    this.#socket.disconnect();
+    this.#unfit(error.message);
+  }
+
+  #unfit(why: string): void {
+    this.#refusal = new SluiceError("unauthorized", `the token is too large: ${why}`);
+    this.#socket.disconnect(); // it would come back by itself
     this.#refused();
   }
 

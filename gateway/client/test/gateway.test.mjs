@@ -111,6 +111,8 @@ test("one gateway: asking, deltas, errors, cancelling, two tabs, a network that 
     const fixed = client(t, url, { auth: "t".repeat(5e6) });
     await assert.rejects(fixed.ask("x").done, { code: "unauthorized", message: /^the token is too large: the request has 5000\d{3} bytes, at most 4259840 are allowed$/ });
     assert.equal(fixed.connection, "refused");
+    const polls = client(t, url, { auth: "t".repeat(20_000), transports: ["polling"] }); // strangers may say less
+    await assert.rejects(polls.ask("x").done, { code: "unauthorized" });
     const other = client(t, url, { auth: (refused) => (refused ? "small" : "t".repeat(5e6)) });
     assert.equal((await other.ask(words(3), echo(0)).done).text, words(3));
   });

@@ -326,6 +326,21 @@ test("data of the handshake that are too large are not sent again", async (t) =>
   assert.deepEqual([sluice.connection, sluice.trouble.code, n], ["refused", "unauthorized", 1]);
 });
 
+test("nor is a token for which the connection is cut", async (t) => {
+  const gateway = await new Script().listen();
+  t.after(() => gateway.close());
+  let n = 0;
+  gateway.admit = (auth, socket) => (n++, auth.token === "small" ? undefined : new Promise(() => socket.conn.transport.socket.close(1009)));
+  const sluice = connect(gateway.url, { ...quick, auth: "large" });
+  t.after(() => sluice.close());
+  await rejects(sluice.ask("x").done, "unauthorized", { message: "the token is too large: the connection was cut for its size" });
+  assert.deepEqual([sluice.connection, n], ["refused", 1]);
+  const other = connect(gateway.url, { ...quick, auth: (refused) => (refused ? "small" : "large") });
+  t.after(() => other.close());
+  await new Promise((resolve) => other.on("connection", (state) => state === "online" && resolve()));
+  assert.equal(n, 3);
+});
+
 for (const [how, transport, cut] of [
   ["WebSocket's close code says so", "websocket", (socket) => socket.conn.transport.socket.close(1009)],
   ["the status of the POST says so", "polling", () => {}],
