@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"runtime/debug"
 	"sync"
@@ -287,7 +288,10 @@ func (c *Conn) clientClosed(polling bool) {
 // ---- closing ----
 
 // shut closes in order: refuses new messages, writes what waits, says goodbye.
-func (c *Conn) shut(reason string) {
+func (c *Conn) shut(reason string) { c.shutWith(reason, 1000) }
+
+// shutWith is shut with a status code of RFC 6455, section 7.4.1.
+func (c *Conn) shutWith(reason string, status uint16) {
 	c.mu.Lock()
 	if c.state != stateOpen {
 		c.mu.Unlock()
@@ -297,7 +301,7 @@ func (c *Conn) shut(reason string) {
 	c.connectBy.Store(c.srv.after(c.srv.opts.LingerTimeout))
 	write, answered := false, false
 	if c.ws != nil {
-		c.out = append(c.out, controlMsg(opClose, []byte{0x03, 0xe8})) // 1000
+		c.out = append(c.out, controlMsg(opClose, binary.BigEndian.AppendUint16(nil, status)))
 		write = !c.writing
 		c.writing = true
 	} else {

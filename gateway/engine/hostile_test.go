@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/zishang520/socket.io/v2/socket"
 )
 
@@ -49,6 +51,51 @@ func (r *rig) alive() {
 	p.send(`42["message","alive"]`)
 	p.expect(`42["message-back","alive"]`)
 	p.ws.CloseNow()
+}
+
+// A client that sends too much hears that, whatever of it was never read: it
+// would only send it again.
+func TestTooLargeIsSaid(t *testing.T) {
+	check := baseline(t)
+	r := start(t, Options{MaxPayload: 50_000, LingerTimeout: patience})
+	reasons := r.reasons()
+	large := strings.Repeat("x", 4<<20)
+	for name, send := range map[string]func(p peer){
+		"joined": func(p peer) { p.send(`42["message","` + large + `"]`) },
+		"attachments": func(p peer) {
+			p.send(`452-["message"]`)
+			p.sendBinary(make([]byte, 40_000))
+			p.sendBinary(make([]byte, 40_000))
+		},
+	} {
+		p := r.join()
+		send(p)
+		if _, _, err := p.read(); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := <-reasons; got != ReasonTooLarge {
+			t.Errorf("%s: reason %q", name, got)
+		}
+	}
+	for _, token := range []string{strings.Repeat("x", 16_900), strings.Repeat("x", 30_000), large} {
+		p := r.dial("")
+		p.expect("0{")
+		p.send(`40{"token":"` + token + `"}`)
+		if got := p.expect("44{"); !strings.HasSuffix(got, `"data":{"code":"request_too_large"}}`) || !json.Valid([]byte(got[2:])) {
+			t.Errorf("%d bytes: %s", len(token), got)
+		}
+		if _, _, err := p.read(); websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+			t.Errorf("%d bytes: %v", len(token), err)
+		}
+	}
+	q := r.poller()
+	if status, _ := q.post(`40{"token":"` + strings.Repeat("x", 16_900) + `"}`); status != 413 {
+		t.Errorf("POST: %d", status)
+	}
+	if err := r.stop(); err != nil {
+		t.Error(err)
+	}
+	check()
 }
 
 func TestHostileFrames(t *testing.T) {

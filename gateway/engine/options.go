@@ -89,6 +89,7 @@ const (
 	ReasonTransportClose = "transport close" // the client closed, or went away
 	ReasonTransportError = "transport error" // a violation of the transport's protocol
 	ReasonParse          = "parse error"     // an invalid packet
+	ReasonTooLarge       = "payload too large"
 	ReasonPing           = "ping timeout"
 	ReasonForced         = "forced close" // closed by this server, or no namespace joined in time
 	ReasonShutdown       = "server shutting down"

@@ -79,7 +79,7 @@ func (l Limits) Check(p Packet) error {
 	case p.Attachments > max(l.Attachments, 0):
 		return errors.New("too many attachments")
 	case p.Type == TypeConnect && len(p.Data) > l.Connect:
-		return errors.New("CONNECT too large")
+		return fmt.Errorf("CONNECT: %w", errTooLarge)
 	}
 	return checkShape(p.Data, l.Depth, l.Values)
 }

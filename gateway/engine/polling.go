@@ -136,8 +136,12 @@ func (c *Conn) servePost(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		c.srv.opts.Log.Debug("bad packet", "address", c.address, "err", err)
+		status := http.StatusBadRequest
+		if errors.Is(err, errTooLarge) {
+			status = http.StatusRequestEntityTooLarge
+		}
 		c.abort(ReasonParse)
-		fail(w, errRequest)
+		failWith(w, status, errRequest)
 		return
 	}
 	h := w.Header()

@@ -137,7 +137,11 @@ func TestBinaryRefused(t *testing.T) {
 		p := r.join()
 		do(p)
 		p.expectClosed()
-		if got := <-reasons; got != ReasonParse {
+		want := ReasonParse
+		if name == "too large together" {
+			want = ReasonTooLarge
+		}
+		if got := <-reasons; got != want {
 			t.Errorf("%s: reason %q", name, got)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -130,7 +131,7 @@ func (rd *reader) run(data []byte) string {
 	for {
 		rest, reason := rd.frames(owned)
 		if reason != "" {
-			return reason
+			return rd.last(reason)
 		}
 		owned = rest
 		data, done, err := rd.ws.read()
@@ -146,8 +147,30 @@ func (rd *reader) run(data []byte) string {
 		}
 		done()
 		if reason != "" {
+			return rd.last(reason)
+		}
+	}
+}
+
+// last returns the reason of the end. A client that has sent too much is told so
+// first, and read on until it has heard it: what it has sent and nobody read would
+// have the kernel take back what is on its way to it.
+func (rd *reader) last(reason string) string {
+	if reason != ReasonTooLarge || rd.probing {
+		return reason
+	}
+	c := rd.c
+	c.srv.opts.Log.Debug("message too large", "address", c.address, "limit", c.limit())
+	if !c.joined.Load() { // most likely by a token
+		c.Send(NewPacket(fmt.Appendf(nil, `4{"message":"what a client says before it has joined may have %d bytes at most","data":{"code":"request_too_large"}}`, c.limit())))
+	}
+	c.shutWith(ReasonTooLarge, 1009)
+	for {
+		_, done, err := rd.ws.read()
+		if err != nil {
 			return reason
 		}
+		done()
 	}
 }
 
@@ -157,7 +180,7 @@ func (rd *reader) frames(data []byte) (rest []byte, reason string) {
 		limit := rd.c.limit()
 		op, fin, payload, n, err := parseFrame(data, limit)
 		if err != nil {
-			return nil, ReasonTransportError
+			return nil, badFrame(err)
 		}
 		if n == 0 {
 			return data, ""
@@ -171,7 +194,7 @@ func (rd *reader) frames(data []byte) (rest []byte, reason string) {
 		}
 		op, message, whole, err := rd.msg.add(op, fin, payload, limit)
 		if err != nil {
-			return nil, ReasonTransportError
+			return nil, badFrame(err)
 		}
 		if whole {
 			if reason := rd.message(op, message); reason != "" {
@@ -180,6 +203,13 @@ func (rd *reader) frames(data []byte) (rest []byte, reason string) {
 		}
 	}
 	return nil, ""
+}
+
+func badFrame(err error) (reason string) {
+	if errors.Is(err, errTooLarge) {
+		return ReasonTooLarge
+	}
+	return ReasonTransportError
 }
 
 func (rd *reader) control(op byte, payload []byte) (reason string) {
@@ -207,6 +237,9 @@ func (rd *reader) message(op byte, message []byte) (reason string) {
 	}
 	if err := rd.c.onPacket(message, op == opBinary, false); err != nil {
 		rd.c.srv.opts.Log.Debug("bad packet", "address", rd.c.address, "err", err)
+		if errors.Is(err, errTooLarge) {
+			return ReasonTooLarge
+		}
 		return ReasonParse
 	}
 	return ""
