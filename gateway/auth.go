@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -166,6 +167,25 @@ type errAuth struct{ reason string }
 
 func (e errAuth) Error() string { return "Authentication failed: " + e.reason }
 
+// leastRSA is how many bits an RSA key has at least, as RFC 7518, section 3.3 demands.
+const leastRSA = 2048
+
+// sound refuses what the library lets through: a token that says that it can't be
+// understood without an extension (RFC 7515, section 4.1.11: we have none), and an
+// RSA key that is too short to prove anything.
+func sound(key jwt.Keyfunc) jwt.Keyfunc {
+	return func(token *jwt.Token) (any, error) {
+		if _, critical := token.Header["crit"]; critical {
+			return nil, errors.New("its header crit asks for an extension")
+		}
+		k, err := key(token)
+		if public, ok := k.(*rsa.PublicKey); ok && public.N.BitLen() < leastRSA {
+			return nil, fmt.Errorf("its key has %d bits, and %d are the least", public.N.BitLen(), leastRSA)
+		}
+		return k, err
+	}
+}
+
 const noToken = "no token: send one as auth.token, as a bearer in the Authorization header or as the query parameter token"
 
 func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error) {
@@ -174,7 +194,7 @@ func (d tokenDoor) identify(ctx context.Context, c credentials) (identity, error
 		return identity{}, errAuth{noToken}
 	}
 	var said claims
-	if _, err := d.parser.ParseWithClaims(token, &said, d.key(ctx)); errors.Is(err, errNoKeys) {
+	if _, err := d.parser.ParseWithClaims(token, &said, sound(d.key(ctx))); errors.Is(err, errNoKeys) {
 		return identity{}, refuse(codeUnavailable, "the keys that tokens are signed with can't be asked for now: try again").after(keysPause)
 	} else if err != nil {
 		return identity{}, errAuth{refusal(err)}

@@ -79,12 +79,23 @@ func keyServer(t *testing.T, keys ...map[string]any) (url string, set func(...ma
 
 func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 
-func rsaKey(t *testing.T, kid string) (*rsa.PrivateKey, map[string]any) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+func rsaKey(t *testing.T, kid string, bits int) (*rsa.PrivateKey, map[string]any) {
+	key, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return key, map[string]any{"kty": "RSA", "kid": kid, "alg": "RS256", "use": "sig", "n": b64(key.N.Bytes()), "e": b64(big.NewInt(int64(key.E)).Bytes())}
+}
+
+// critical is a token that nobody may take who doesn't know its extension.
+func critical(t *testing.T, claims jwt.Claims) string {
+	token := jwt.NewWithClaims(jwt.SigningMethodHS256, claims)
+	token.Header["crit"], token.Header["unknown"] = []string{"unknown"}, true
+	text, err := token.SignedString(testSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func ecKey(t *testing.T, kid string) (*ecdsa.PrivateKey, map[string]any) {
@@ -100,10 +111,11 @@ func ecKey(t *testing.T, kid string) (*ecdsa.PrivateKey, map[string]any) {
 }
 
 func TestAuthentication(t *testing.T) {
-	rsaPrivate, rsaPublic := rsaKey(t, "r1")
-	otherRSA, _ := rsaKey(t, "r1")
+	rsaPrivate, rsaPublic := rsaKey(t, "r1", 2048)
+	otherRSA, _ := rsaKey(t, "r1", 2048)
 	ecPrivate, ecPublic := ecKey(t, "e1")
-	url, _, _ := keyServer(t, rsaPublic, ecPublic)
+	shortRSA, shortPublic := rsaKey(t, "short", 1024)
+	url, _, _ := keyServer(t, rsaPublic, ecPublic, shortPublic)
 	hour := time.Now().Add(time.Hour).Unix()
 	full := jwt.MapClaims{"sub": "u1", "exp": hour, "iss": "me", "aud": "sluice"}
 	without := func(claim string) jwt.MapClaims {
@@ -169,6 +181,8 @@ func TestAuthentication(t *testing.T) {
 		"public key as secret":   {jwks, auth(confused), identity{}},
 		"HS256 where JWKS is":    {jwks, auth(hs(t, full)), identity{}},
 		"unsigned, JWKS":         {jwks, auth(none), identity{}},
+		"RSA of 1024 bits":       {jwks, auth(signed(t, jwt.SigningMethodRS256, shortRSA, "short", full)), identity{}},
+		"an extension":           {hs256, auth(critical(t, full)), identity{}},
 		"RS256, another issuer":  {jwks, auth(signed(t, jwt.SigningMethodRS256, rsaPrivate, "r1", with("iss", "you"))), identity{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -196,8 +210,8 @@ func TestAuthentication(t *testing.T) {
 // A key that is new on the server is found without waiting for the refresh, and
 // strangers with made-up key ids can't make us ask for each.
 func TestKeyRotation(t *testing.T) {
-	oldKey, oldPublic := rsaKey(t, "old")
-	newKey, newPublic := rsaKey(t, "new")
+	oldKey, oldPublic := rsaKey(t, "old", 2048)
+	newKey, newPublic := rsaKey(t, "new", 2048)
 	url, set, asked := keyServer(t, oldPublic)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -230,8 +244,8 @@ func TestKeyRotation(t *testing.T) {
 // A token whose key can't be asked for now is not judged: its holder is told to come
 // again, and not to stay away.
 func TestKeysThatCantBeAsked(t *testing.T) {
-	key, public := rsaKey(t, "k")
-	later, laterPublic := rsaKey(t, "later")
+	key, public := rsaKey(t, "k", 2048)
+	later, laterPublic := rsaKey(t, "later", 2048)
 	url, set, _ := keyServer(t, public)
 	var broken atomic.Bool
 	broken.Store(true)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/sluicehq/sluice/config"
 	clientjs "github.com/sluicehq/sluice/gateway/client"
@@ -62,8 +65,26 @@ func newHTTPServer(c *core, sockets http.Handler) *http.Server {
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+		ErrorLog:          log.New(&serverLog{log: c.log, complaints: rate.NewLimiter(rate.Every(10*time.Second), 1)}, "", 0),
 	}
+}
+
+// serverLog takes what the HTTP server has to say: mostly what strangers do to it,
+// but also that it can take no connection.
+type serverLog struct {
+	log        *slog.Logger
+	complaints *rate.Limiter // it tries again many times a second
+}
+
+func (l *serverLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	switch {
+	case !strings.HasPrefix(text, "http: Accept error"):
+		l.log.Debug(text)
+	case l.complaints.Allow():
+		l.log.Warn("no connection can be taken", "error", text, "remedy", "let the process have more open files (ulimit -n, or LimitNOFILE= under systemd)")
+	}
+	return len(line), nil
 }
 
 // ready says whether this gateway can take jobs: whether Redis takes writes.

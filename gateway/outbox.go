@@ -35,7 +35,7 @@ const mainNamespace = "/"
 
 // stallTime is how long a client may take nothing of what it lacks before it is
 // cut off: shorter than the transport's own patience, which gives no reason.
-const stallTime = 30 * time.Second
+const stallTime = 15 * time.Second
 
 // look is how often a client that is behind is looked at.
 const look = 10 * time.Millisecond

@@ -1,16 +1,21 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
+	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
 
 	"github.com/sluicehq/sluice/proto/job"
 )
@@ -273,5 +278,19 @@ func TestModelsArePushed(t *testing.T) {
 	m := c.await("models:v1")
 	if models, _ := m.field(t, "models").([]any); len(models) != 2 || m.field(t, "defaultModel") != "echo" {
 		t.Errorf("models %s", m.Data)
+	}
+}
+
+// That no connection can be taken is told to the operator, and not many times a
+// second; what strangers do to the server isn't.
+func TestServerLog(t *testing.T) {
+	var out bytes.Buffer
+	l := log.New(&serverLog{log: slog.New(slog.NewTextHandler(&out, nil)), complaints: rate.NewLimiter(rate.Every(time.Hour), 1)}, "", 0)
+	l.Print("http: TLS handshake error from 192.0.2.1:1: EOF")
+	for range 3 {
+		l.Print("http: Accept error: accept tcp 127.0.0.1:1: accept4: too many open files; retrying in 5ms")
+	}
+	if said := out.String(); strings.Count(said, "level=") != 1 || !strings.Contains(said, "level=WARN") || !strings.Contains(said, "LimitNOFILE=") {
+		t.Error(said)
 	}
 }
