@@ -25,8 +25,8 @@ const (
 	codeHostLost     = "host_lost"
 )
 
-// longestWait is how long a job is kept waiting at most, whatever it is told: its
-// record would be gone before the wait is over.
+// longestWait is how long a job is kept waiting at most, whatever it is told:
+// nobody waits for longer.
 const longestWait = 12 * time.Hour
 
 // longWait is how long a person is made to wait for a model that is limited when

@@ -51,7 +51,7 @@ func (s *status) serve(l net.Listener, log *slog.Logger) (done func()) {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: statusHeaders, IdleTimeout: statusIdle, MaxHeaderBytes: 16 << 10,
+		Handler: mux, ReadHeaderTimeout: statusHeaders, ReadTimeout: statusHeaders, WriteTimeout: statusIdle, IdleTimeout: statusIdle, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan struct{})

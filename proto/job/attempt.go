@@ -166,16 +166,17 @@ func (a *Attempt) Release(ctx context.Context, next State) (Ticket, error) {
 	if next != StateQueued && next != StateWaiting {
 		return Ticket{}, fmt.Errorf("release job %s: %w: into state %q", a.Job.ID, errEncode, next)
 	}
-	due := ""
+	due, ttl := "", a.s.o.TTL
 	if !a.Due.IsZero() {
+		ttl += max(0, time.Until(a.Due))                                       // the record outlives the wait
 		due = strconv.FormatInt(a.Due.Add(time.Millisecond-1).UnixMilli(), 10) // rather late than early
 	}
 	for range maxTries {
 		if err := a.Append(ctx); err != nil {
 			return Ticket{}, err
 		}
-		n, err := releaseScript.Run(ctx, a.s.rdb, []string{metaKey(a.Job.ID)},
-			a.Number, a.s.holder, string(next), a.s.o.TTL.Milliseconds(), due).Int64()
+		n, err := releaseScript.Run(ctx, a.s.rdb, []string{metaKey(a.Job.ID), logKey(a.Job.ID)},
+			a.Number, a.s.holder, string(next), ttl.Milliseconds(), due).Int64()
 		if err != nil {
 			return Ticket{}, fmt.Errorf("release job %s: %w", a.Job.ID, err)
 		}

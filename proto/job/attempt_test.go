@@ -516,3 +516,20 @@ func TestRetryable(t *testing.T) {
 		}
 	}
 }
+
+// A job that waits for longer than records are kept is there when its time has come.
+func TestRecordOutlivesTheWait(t *testing.T) {
+	onServer(t, func(t *testing.T, rdb redis.UniversalClient) {
+		s := NewStore(rdb, Options{TTL: time.Minute})
+		a := begin(t, s, create(t, s, Job{}), "h")
+		must(t, a.Append(t.Context(), &Start{}))
+		a.Due = time.Now().Add(time.Hour)
+		_, err := a.Release(t.Context(), StateWaiting)
+		must(t, err)
+		for _, key := range []string{metaKey(a.Job.ID), logKey(a.Job.ID)} {
+			if left := rdb.PTTL(t.Context(), key).Val(); left < time.Hour {
+				t.Errorf("%s is gone in %v", key, left)
+			}
+		}
+	})
+}
