@@ -95,7 +95,7 @@ export class ColumnView {
     p.calls.forEach((call, i) => {
       const v = this.calls[i];
       setText(v.name, call.name || "…");
-      setText(v.state, call.end || c.over ? "" : "arriving");
+      setText(v.state, words.callState(call, c));
       setText(v.code, pretty(call.arguments));
     });
   }

@@ -284,6 +284,11 @@ test("an answer that was stopped says so", () => {
   assert.match(words.cut(ended("content_filter")), /filter stopped/);
   for (const reason of ["stop", "tool_calls", "refusal", ""]) assert.equal(words.cut(ended(reason)), "");
   assert.equal(words.cut(new Column({ jobId: "j", state: "running" })), "");
+  for (const [state, finishReason, said] of [["running", "", "arriving"], ["complete", "tool_calls", ""], ["complete", "stop", ""], ["complete", "length", "cut off"], ["failed", "", "cut off"], ["cancelled", "", "cut off"]]) {
+    const c = { state, over: state !== "running", result: finishReason && { finishReason } };
+    assert.equal(words.callState({ end: false }, c), said);
+    assert.equal(words.callState({ end: true }, c), "");
+  }
 });
 
 test("counts that can't be are said to be doubtful", () => {

@@ -83,6 +83,13 @@ export function failure(c, now) {
 // oversized says that a question was not sent, by the client's error.
 export const oversized = (e) => `${titles.request_too_large}: ${e.message}.`;
 
+// callState says of a call that isn't whole what it waits for. Where the answer is
+// whole, so are its calls, also those that end without a word.
+export function callState(call, c) {
+  if (call.end || c.result && !cut(c)) return "";
+  return c.over ? "cut off" : "arriving";
+}
+
 // cut says that a model was stopped before it had said all: the answer is whole as
 // it was given, and yet not the whole.
 export function cut(c) {

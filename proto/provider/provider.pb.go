@@ -1435,7 +1435,7 @@ type ToolCall struct {
 	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Arguments     string                 `protobuf:"bytes,4,opt,name=arguments,proto3" json:"arguments,omitempty"`
-	End           bool                   `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"` // the call is whole; optional
+	End           bool                   `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"` // the call is whole; optional where the answer is: its end says so, except for finish length and content_filter
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

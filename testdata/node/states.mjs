@@ -27,6 +27,7 @@ await run(browser, screenshots, "states", async () => {
     await page.locator("#query").fill(query);
     await page.locator("#ask").click();
     await page.waitForFunction((q) => document.querySelector("#asked-query").textContent === q && document.querySelector(".column"), query);
+    await page.locator('.column:not([data-state="sending"])').first().waitFor({ state: "attached" }); // the gateway has it
     return (await page.locator(".column").first().getAttribute("id")).replace(/^c-/, "").replace(/-(\d+)$/, ".$1"); // the job's id
   };
   const column = page.locator(".column");

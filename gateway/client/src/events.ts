@@ -45,7 +45,10 @@ export interface Result {
 
 /** The model thinks. `signature`, if there is one, comes last and is to be given back unchanged. */
 export interface ReasoningDelta { kind: "reasoning"; text: string; signature?: string }
-/** A part of a call of a tool: calls are told apart by `index`, `arguments` is the next part of a JSON text. */
+/**
+ * A part of a call of a tool: calls are told apart by `index`, `arguments` is the next part of a JSON text. Without
+ * `end` a call is whole where its answer is, which it isn't when that ended by `length` or `content_filter`.
+ */
 export interface ToolCallDelta { kind: "tool_call"; index: number; id?: string; name?: string; arguments: string; end?: boolean }
 /** The model declines. */
 export interface RefusalDelta { kind: "refusal"; text: string }
