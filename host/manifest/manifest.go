@@ -184,9 +184,7 @@ func (m *Manifest) checkDigest(sum []byte) error {
 
 func readBounded(path string, limit int64) ([]byte, error) {
 	// What isn't a file is not opened at all: a pipe would have us wait for its other end.
-	if info, err := os.Stat(path); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a file", path)
 	}
 	f, err := os.Open(path)
