@@ -78,7 +78,7 @@ type GatewayLimits struct {
 	Connections int  `koanf:"connections" help:"sockets at the same time; 0 is no limit"`
 	Pending     Size `koanf:"pending" help:"frames waiting for one slow client; over it the client is cut off, and resumes"`
 
-	ConnectionsPerAddress int `koanf:"connections_per_address" help:"sockets of one address at one gateway, loopback not counted; 0 is no limit"`
+	ConnectionsPerAddress int `koanf:"connections_per_address" help:"sockets of one address at one gateway, and four times as many connections that are none; loopback not counted; 0 is no limit"`
 	ConnectionsPerUser    int `koanf:"connections_per_user" help:"sockets of one user over all gateways, where users sign in; 0 is no limit"`
 	StartsPerMinute       int `koanf:"starts_per_minute" help:"jobs one user can start in a minute; 0 is no limit"`
 	JobsPerUser           int `koanf:"jobs_per_user" help:"jobs of one user that have not ended; 0 is no limit"`
