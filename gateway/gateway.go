@@ -172,7 +172,7 @@ func Run(ctx context.Context, o Options) error {
 	defer closeSockets()
 	running.Go(func() {
 		if err := sockets.run(open); err != nil {
-			o.Log.Error("connections did not end in time", "err", err)
+			o.Log.Error("connections did not end in time", "error", err)
 		}
 	})
 	running.Go(func() {
@@ -250,7 +250,7 @@ func (c *core) requeue(ctx context.Context) {
 			err := c.queue.Enqueue(limited, t.ticket, t.priority, 0)
 			cancel()
 			if err != nil {
-				c.log.Warn("ticket of a waiting job could not be enqueued again", "job", t.ticket.Job, "err", err)
+				c.log.Warn("ticket of a waiting job could not be enqueued again", "job", t.ticket.Job, "error", err)
 				continue
 			}
 			c.metrics.requeued.Inc()

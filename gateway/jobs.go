@@ -378,10 +378,10 @@ func (c *core) jobError(what, id string, err error) error {
 	case errors.Is(err, job.ErrTooLarge):
 		return refuse(codeTooLarge, "the request is too large")
 	case job.Retryable(err) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled):
-		c.log.Warn("event refused while Redis is away", "what", what, "job", id, "err", err)
+		c.log.Warn("event refused while Redis is away", "what", what, "job", id, "error", err)
 		return refuse(codeUnavailable, "the job store can't be reached: try again").after(comeBack)
 	}
-	c.log.Error("event failed", "what", what, "job", id, "err", err)
+	c.log.Error("event failed", "what", what, "job", id, "error", err)
 	return err
 }
 

@@ -43,7 +43,7 @@ func fetchKeys(ctx context.Context, url string, log *slog.Logger) (*signingKeys,
 		RefreshErrorHandlerFunc: func(url string) func(context.Context, error) {
 			return func(_ context.Context, err error) {
 				k.failed.Add(1)
-				log.Error("signing keys could not be fetched", "url", url, "err", err)
+				log.Error("signing keys could not be fetched", "url", url, "error", err)
 			}
 		},
 	})

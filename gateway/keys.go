@@ -97,7 +97,7 @@ func (r *keyRing) run(ctx context.Context, changed func()) {
 		news, err := r.read()
 		switch {
 		case err != nil && err.Error() != broken:
-			r.log.Error("file of API keys can't be used, the keys read before stay valid", "err", err)
+			r.log.Error("file of API keys can't be used, the keys read before stay valid", "error", err)
 			broken = err.Error()
 		case news:
 			broken = ""

@@ -228,7 +228,7 @@ func (f *forwarder) forward(channel string, payload []byte) {
 	m, err := parseLegacy(channel, payload)
 	if err != nil {
 		if f.complaints.Allow() {
-			f.log.Warn("message on a channel can't be read", "channel", channel, "bytes", len(payload), "err", err)
+			f.log.Warn("message on a channel can't be read", "channel", channel, "bytes", len(payload), "error", err)
 		}
 		return
 	}

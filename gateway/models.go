@@ -77,7 +77,7 @@ func (m *models) list(ctx context.Context) ([]model, bool) {
 			now.list = before.list
 		}
 		if before == nil || before.sure {
-			m.log.Warn("models of the living hosts are unknown", "err", err)
+			m.log.Warn("models of the living hosts are unknown", "error", err)
 		}
 	}
 	m.first.CompareAndSwap(nil, now)

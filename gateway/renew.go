@@ -29,7 +29,7 @@ func (s *session) renewAuth(ctx context.Context, req request) (answer, func(), e
 	defer cancel()
 	who, err := s.c.auth.identify(ctx, credentials{Auth: in.Token})
 	if err != nil {
-		s.log.Info("token refused on a live socket", "err", err)
+		s.log.Info("token refused on a live socket", "error", err)
 		return answer{}, nil, asUnauthorized(err)
 	}
 	if who.owner() != s.owner {

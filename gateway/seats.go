@@ -121,7 +121,7 @@ func (s *seats) answered(ctx context.Context, err error) {
 	}
 	s.away = time.Now().Add(job.SeatsBeat)
 	if before.IsZero() {
-		s.log.Warn("connections of users are counted here alone while Redis is away", "err", err)
+		s.log.Warn("connections of users are counted here alone while Redis is away", "error", err)
 	}
 }
 
@@ -208,7 +208,7 @@ func (s *seats) run(ctx context.Context) {
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), seatPatience)
 			defer cancel()
 			if err := s.shared.Leave(last); err != nil {
-				s.log.Debug("the gateway's connections count until its heartbeat is old", "err", err)
+				s.log.Debug("the gateway's connections count until its heartbeat is old", "error", err)
 			}
 			return
 		case <-s.news:

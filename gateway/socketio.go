@@ -107,7 +107,7 @@ func (s *socketServer) admit(sock *socket.Socket, next func(*socket.ExtendedErro
 	who, err := s.core.auth.identify(ctx, cred)
 	if err != nil {
 		if s.complaints.Allow() {
-			s.core.log.Info("handshake refused", "address", sock.Handshake().Address, "err", err)
+			s.core.log.Info("handshake refused", "address", sock.Handshake().Address, "error", err)
 		}
 		s.refuse(asUnauthorized(err), next)
 		return

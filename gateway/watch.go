@@ -205,7 +205,7 @@ func (w *watch) readLog(ctx context.Context, turn int) {
 		case err != nil:
 			// The client was told that it will get every frame: keep trying
 			// for as long as it is there.
-			w.s.log.Warn("log could not be read, trying again", "job", w.job, "err", err)
+			w.s.log.Warn("log could not be read, trying again", "job", w.job, "error", err)
 			if !sleep(ctx, pause) {
 				return
 			}

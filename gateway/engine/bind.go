@@ -222,7 +222,7 @@ func (b *binding) event(c *Conn, s *socket.Socket, p *Packet) {
 	}
 	args, err := decode()
 	if err != nil {
-		c.srv.opts.Log.Debug("bad event", "address", c.address, "err", err)
+		c.srv.opts.Log.Debug("bad event", "address", c.address, "error", err)
 		c.abort(ReasonParse)
 		return
 	}

@@ -319,7 +319,7 @@ func (c *Conn) writeFailed(err error) {
 		c.abort(ReasonSlow)
 	default:
 		if !errors.Is(err, net.ErrClosed) {
-			c.srv.opts.Log.Debug("socket write ended", "address", c.address, "err", err)
+			c.srv.opts.Log.Debug("socket write ended", "address", c.address, "error", err)
 		}
 		c.abort(ReasonTransportClose)
 	}

@@ -135,7 +135,7 @@ func (c *Conn) servePost(w http.ResponseWriter, r *http.Request) {
 		err = errors.New("not UTF-8") // nor would a WebSocket take it
 	}
 	if err != nil {
-		c.srv.opts.Log.Debug("bad packet", "address", c.address, "err", err)
+		c.srv.opts.Log.Debug("bad packet", "address", c.address, "error", err)
 		status := http.StatusBadRequest
 		if errors.Is(err, errTooLarge) {
 			status = http.StatusRequestEntityTooLarge

@@ -236,7 +236,7 @@ func (rd *reader) message(op byte, message []byte) (reason string) {
 		return ""
 	}
 	if err := rd.c.onPacket(message, op == opBinary, false); err != nil {
-		rd.c.srv.opts.Log.Debug("bad packet", "address", rd.c.address, "err", err)
+		rd.c.srv.opts.Log.Debug("bad packet", "address", rd.c.address, "error", err)
 		if errors.Is(err, errTooLarge) {
 			return ReasonTooLarge
 		}

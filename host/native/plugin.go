@@ -215,7 +215,7 @@ func (p *Plugin) openGate() {
 	go func() {
 		defer close(p.gateEnded)
 		if err := p.opts.Egress.Serve(p.stop, p.dir.egress); err != nil {
-			p.log.Error("egress gate of a plugin ended", "err", err)
+			p.log.Error("egress gate of a plugin ended", "error", err)
 		}
 	}()
 }

@@ -75,7 +75,7 @@ func (s *slot) supervise(ctx context.Context) {
 		if !mine {
 			return
 		}
-		p.log.Error("plugin lost", "err", err, "restart_in", wait)
+		p.log.Error("plugin lost", "error", err, "restart_in", wait)
 		proc.end(0)
 		if !s.revive(ctx, wait) {
 			return
@@ -86,9 +86,9 @@ func (s *slot) supervise(ctx context.Context) {
 // replace starts another process beside the one that is to go.
 func (s *slot) replace(ctx context.Context, why error) bool {
 	p := s.plugin
-	p.log.Warn("plugin process is replaced", "err", why)
+	p.log.Warn("plugin process is replaced", "error", why)
 	if err := s.start(ctx); err != nil {
-		p.log.Error("replace plugin process", "err", err)
+		p.log.Error("replace plugin process", "error", err)
 		return false
 	}
 	p.mu.Lock()
@@ -117,7 +117,7 @@ func (s *slot) revive(ctx context.Context, wait time.Duration) bool {
 			return false
 		}
 		wait = s.failed(err)
-		p.log.Error("restart plugin", "err", err, "restart_in", wait)
+		p.log.Error("restart plugin", "error", err, "restart_in", wait)
 	}
 }
 
@@ -160,7 +160,7 @@ func (s *slot) watch(ctx context.Context, proc *process) error {
 			}
 			if !told {
 				told = true
-				p.log.Warn("plugin process is not replaced before others have drained", "draining", maxDraining, "err", err)
+				p.log.Warn("plugin process is not replaced before others have drained", "draining", maxDraining, "error", err)
 			}
 			continue
 		}

@@ -104,7 +104,7 @@ func (rt *Runtime) hold(path string) {
 	}
 	release, err := holdInstalled(path)
 	if err != nil {
-		rt.log.Debug("files of a guest can't be held", "err", err)
+		rt.log.Debug("files of a guest can't be held", "error", err)
 		return
 	}
 	rt.held[path] = release
