@@ -49,8 +49,8 @@ func shakeHands(mode string) {
 		}
 		rest = "|" + base64.RawStdEncoding.EncodeToString(der)
 	case "hello escape":
+		fmt.Fprint(os.Stderr, "line\n\x1b[2Jcleared\r\n") // first: the line below is what it is killed for
 		fmt.Print("\x1b]0;title\a\u202ewho are you?\n")
-		fmt.Fprint(os.Stderr, "line\n\x1b[2Jcleared\r\n")
 		os.Exit(3)
 	case "hello tcp":
 		network, addr = "tcp", foreign
