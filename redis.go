@@ -25,8 +25,9 @@ func awaitRedis(ctx context.Context, rdb redis.UniversalClient, url fmt.Stringer
 		var policy string
 		if err == nil {
 			old, policy = tooOld(ask, rdb), evicts(ask, rdb)
-			// A new user may use no channel, among them job:<id>. What else refuses this may pass by itself.
-			if refused := rdb.Publish(ask, "job:", "").Err(); redis.HasErrorPrefix(refused, "NOPERM") {
+			// A new user may use no channel. Nobody listens to this one, also not to a pattern of jobs'
+			// channels. What else refuses this may pass by itself.
+			if refused := rdb.Publish(ask, "sluice:user:", "").Err(); redis.HasErrorPrefix(refused, "NOPERM") {
 				err = refused
 			}
 		}

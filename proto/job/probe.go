@@ -14,8 +14,8 @@ var errAway = errors.New("redis can't be reached")
 // Writable returns nil when Redis takes writes and publications, and else why not, in words that are fit for
 // everybody: what Redis says, or that it says nothing. It writes nothing: SET with XX on a key that never exists is
 // refused as a write is, by a Redis that is out of memory, can't write to its disk, or is a replica. A PING is answered
-// by most of those. Nobody listens to the channels that it publishes on; a user may lack them, and has none if nobody
-// thought of them.
+// by most of those. Nobody listens to the channel that it publishes on, also not to a pattern of jobs' channels; a user
+// has none if nobody thought of them.
 func (s *Store) Writable(ctx context.Context) error {
 	var said redis.Error
 	err := s.rdb.SetXX(ctx, probeKey, "", 0).Err()
@@ -25,14 +25,11 @@ func (s *Store) Writable(ctx context.Context) error {
 	case err != nil && !errors.Is(err, redis.Nil):
 		return errAway
 	}
-	for _, channel := range []string{jobChannelPrefix, userChannelPrefix} {
-		err := s.rdb.Publish(ctx, channel, "").Err()
-		switch {
-		case errors.As(err, &said):
-			return fmt.Errorf("redis takes no publications: %w", said)
-		case err != nil:
-			return errAway
-		}
+	switch err := s.rdb.Publish(ctx, userChannelPrefix, "").Err(); {
+	case errors.As(err, &said):
+		return fmt.Errorf("redis takes no publications: %w", said)
+	case err != nil:
+		return errAway
 	}
 	return nil
 }
