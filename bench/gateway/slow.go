@@ -20,7 +20,7 @@ const (
 	fillRate = slowRate / 10
 	notices  = 2 * pending / slowChunk
 	// quiet is how long a client takes nothing at most: the gateway gives it up
-	// after 30 s, when it has filled what may wait for it.
+	// after 15 s, when it has filled what may wait for it.
 	quiet = 38 * time.Second
 )
 
@@ -164,7 +164,7 @@ func (e ending) show(col *column) {
 func (c *contest) cutOffs(sd *side) (all []ending, err error) {
 	trials := []trial{{"can't take what has no log", overrun, notices, 2 * time.Second}}
 	if !c.hasty {
-		trials = append(trials, trial{"take nothing for 30 s", silent, 0, quiet})
+		trials = append(trials, trial{"take nothing at all", silent, 0, quiet})
 	}
 	for _, t := range trials {
 		e, err := c.cutOff(sd, t)
