@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,30 +41,6 @@ func module(tb testing.TB, name string) []byte {
 		tb.Fatal(err)
 	}
 	return bin
-}
-
-// The committed modules are what their sources compile to.
-func TestModulesAreFresh(t *testing.T) {
-	tool, err := exec.LookPath("wat2wasm")
-	if err != nil {
-		if os.Getenv("SLUICE_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	for _, name := range []string{"attack", "table"} {
-		out := filepath.Join(t.TempDir(), name+".wasm")
-		if text, err := exec.Command(tool, "testdata/"+name+".wat", "-o", out).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, text)
-		}
-		fresh, err := os.ReadFile(out)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(fresh) != string(module(t, name)) {
-			t.Errorf("testdata/%s.wasm is stale", name)
-		}
-	}
 }
 
 // A guest that can't be frozen runs its initialisation for every job.
