@@ -131,15 +131,21 @@ func TestStartErrorsAreLegible(t *testing.T) {
 	}
 }
 
-// leaveGroup has this process go into the group of a child.
+// lifeline is open for as long as this process lives.
+var lifeline io.WriteCloser
+
+// leaveGroup has this process go into the group of a child, which ends with it.
 func leaveGroup() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	child := exec.Command(self)
-	child.Env = append(os.Environ(), "TEST_PLUGIN=never answers")
+	child.Env = append(os.Environ(), "TEST_PLUGIN=leads a group")
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if lifeline, err = child.StdinPipe(); err != nil {
+		return err
+	}
 	if err := child.Start(); err != nil {
 		return err
 	}

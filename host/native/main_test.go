@@ -55,6 +55,8 @@ func TestMain(m *testing.M) {
 				os.Exit(1)
 			}
 		}
+	case "leads a group":
+		_, _ = io.Copy(io.Discard, os.Stdin)
 	case "not a plugin":
 		fmt.Println("hello, world")
 		_, _ = io.Copy(io.Discard, os.Stdin)
